@@ -1,0 +1,1 @@
+"""The curation job: configuration, presets, the phases, the Ray engine and the command line."""

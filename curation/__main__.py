@@ -1,0 +1,5 @@
+"""`python -m curation`: the command line, for clusters where no script is on the path."""
+
+from curation.cli import main
+
+main()

@@ -1,0 +1,296 @@
+"""The job's configuration: presets, a file, `--set key=value`; unknown keys are refused by name."""
+
+from __future__ import annotations
+
+import difflib
+import json
+import typing
+from collections.abc import Mapping, Sequence
+from importlib import resources
+from pathlib import Path
+from typing import Any, Literal
+
+import pydantic
+import yaml
+
+from manifests.decide import Gate
+from manifests.errors import UsageError
+from manifests.fingerprint import fingerprint
+from stages.media.decode import PROXY_SHORT_SIDE_PX
+from stages.registry import STAGES
+from stages.sample import PackProfile
+from stages.segment import ClipSettings
+from stages.unit import UNIT_VERSION
+
+
+class _Settings(pydantic.BaseModel):
+    model_config = pydantic.ConfigDict(extra="forbid", frozen=True)
+
+
+class DecodeSettings(_Settings):
+    """How sources are decoded, and what is done about those that do not."""
+
+    unit_s: float = pydantic.Field(180.0, gt=0, description="seconds of a source decoded in one go")
+    threads: int = pydantic.Field(1, ge=1, description="threads of one video decoder")
+    stall_s: float = pydantic.Field(60.0, gt=0, description="seconds without progress before a kill")
+    memory_mb: int = pydantic.Field(3072, ge=256, description="memory of one decoding process")
+    retries: int = pydantic.Field(1, ge=0, description="further tries after a crash or a hang")
+    max_damaged_share: float = pydantic.Field(
+        0.1, ge=0, le=1, description="damaged share of a unit above which it counts as failed"
+    )
+
+    def unit_fingerprint(self) -> str:
+        """What the rows of `units` depend on."""
+        return fingerprint(
+            {
+                "version": UNIT_VERSION,
+                "unit_s": self.unit_s,
+                "proxy_short_side_px": PROXY_SHORT_SIDE_PX,
+                "max_damaged_share": self.max_damaged_share,
+            }
+        )
+
+
+class GateSettings(_Settings):
+    """One gate: a scalar SQL expression over the view `dataset`, true for clips to keep."""
+
+    sql: str
+    backends: dict[str, list[str]] | None = None
+    unmeasured: Literal["pending", "pass"] = "pending"
+
+
+class CaptionSettings(_Settings):
+    """Which captions kept clips get."""
+
+    backend: Literal["attributes"] = "attributes"
+    style: Literal["ovi", "ovi-960"] = "ovi"
+
+
+class PackSettings(PackProfile):
+    """The samples' profile, and how large a shard grows."""
+
+    shard_mb: int = pydantic.Field(256, ge=1, description="size that a shard is planned for")
+
+    def profile(self) -> PackProfile:
+        """The part that decides what a sample's bytes are."""
+        return PackProfile.model_validate(self.model_dump(exclude={"shard_mb"}))
+
+
+class SplitSettings(_Settings):
+    """Which sources are never trained on."""
+
+    held_out_share: float = pydantic.Field(0.05, ge=0, le=1)
+    seed: int = 0
+
+
+class EngineSettings(_Settings):
+    """How the job is spread."""
+
+    workers: int | None = pydantic.Field(None, ge=1, description="one per CPU if not given")
+    cpus_per_worker: float = pydantic.Field(
+        0.9, gt=0, description="below one, so that the job's own process finds room"
+    )
+    in_flight_per_worker: int = pydantic.Field(2, ge=1)
+
+
+class InputSettings(_Settings):
+    """Which files of a folder or bucket are looked at."""
+
+    skip_suffixes: tuple[str, ...] = (
+        ".json", ".jsonl", ".txt", ".csv", ".tsv", ".parquet", ".yaml", ".yml", ".md", ".html",
+        ".srt", ".vtt", ".ass", ".xml", ".log", ".tar", ".zip", ".gz",
+    )  # fmt: skip
+
+
+StageSettings: type[pydantic.BaseModel] = pydantic.create_model(
+    "StageSettings",
+    __config__=pydantic.ConfigDict(extra="forbid", frozen=True),
+    **{
+        name: (stage.Parameters, pydantic.Field(default_factory=stage.Parameters))
+        for name, stage in STAGES.items()
+    },  # type: ignore[call-overload]  # the fields are only known at run time
+)
+
+
+class JobConfiguration(_Settings):
+    """Everything that a job can be told."""
+
+    preset: str = "quickstart"
+    inputs: InputSettings = InputSettings()
+    decode: DecodeSettings = DecodeSettings()
+    stages: StageSettings = pydantic.Field(default_factory=StageSettings)  # type: ignore[valid-type]
+    clip: ClipSettings = ClipSettings()
+    gates: dict[str, GateSettings] = {}
+    caption: CaptionSettings = CaptionSettings()
+    pack: PackSettings = PackSettings()
+    split: SplitSettings = SplitSettings()
+    engine: EngineSettings = EngineSettings()
+
+    @pydantic.field_validator("gates", mode="before")
+    @classmethod
+    def _plain_sql_is_a_gate(cls, gates: object) -> object:
+        if not isinstance(gates, Mapping):
+            return gates
+        return {
+            name: {"sql": gate} if isinstance(gate, str) else gate
+            for name, gate in gates.items()
+            if gate is not None and gate != ""
+        }
+
+    def gate_list(self) -> list[Gate]:
+        """The gates by name."""
+        return [
+            Gate(name, gate.sql, gate.backends, gate.unmeasured)
+            for name, gate in sorted(self.gates.items())
+        ]
+
+    def stage_parameters(self, name: str) -> dict[str, Any]:
+        """One stage's parameters as plain data."""
+        parameters: pydantic.BaseModel = getattr(self.stages, name)
+        return parameters.model_dump(mode="json")
+
+
+def load_configuration(
+    preset: str | None,
+    file: Path | None,
+    assignments: Sequence[str],
+    base: Mapping[str, Any] | None = None,
+) -> JobConfiguration:
+    """A configuration out of a preset, a YAML file over it, and assignments over both.
+
+    Args:
+        preset: a preset's name; None for the file's own choice, then `quickstart`.
+        file: YAML, same keys as the configuration.
+        assignments: `dotted.key=value`; the value is YAML. An empty value removes a gate.
+        base: a whole configuration to start from instead of a preset (that of an earlier job).
+
+    Raises:
+        UsageError: `unknown_preset`, `configuration_unreadable`, `unknown_setting` (names the
+            nearest right one) or `bad_setting`.
+    """
+    overlay = _read_file(file) if file is not None else {}
+    if base is not None and preset is None:
+        values = dict(base)
+    else:
+        name = preset or overlay.get("preset", "quickstart")
+        values = {**_read_preset(str(name)), "preset": name}
+    values = _merge(values, overlay)
+    for assignment in assignments:
+        values = _merge(values, _parse_assignment(assignment))
+    try:
+        return JobConfiguration.model_validate(values)
+    except pydantic.ValidationError as error:
+        raise _usage_error(error) from error
+
+
+def preset_names() -> list[str]:
+    """Names of the presets that come with the package."""
+    folder = resources.files("curation") / "presets"
+    return sorted(entry.name.removesuffix(".yaml") for entry in folder.iterdir())
+
+
+def _read_preset(name: str) -> dict[str, Any]:
+    names = preset_names()
+    if name not in names:
+        raise UsageError(
+            "unknown_preset",
+            f"There is no preset '{name}'.",
+            subject="--preset",
+            remedy=f"{_did_you_mean(name, names)}Presets are {', '.join(names)}.",
+        )
+    text = (resources.files("curation") / "presets" / f"{name}.yaml").read_text()
+    return dict(yaml.safe_load(text))
+
+
+def _read_file(file: Path) -> dict[str, Any]:
+    try:
+        values = yaml.safe_load(file.read_text())
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        raise UsageError(
+            "configuration_unreadable",
+            f"It cannot be read as YAML ({str(error).splitlines()[0]}).",
+            subject=str(file),
+            remedy="Check the path and the indentation.",
+        ) from error
+    if values is None:
+        return {}
+    if not isinstance(values, dict):
+        raise UsageError(
+            "configuration_unreadable", "It must be a mapping of settings.", subject=str(file)
+        )
+    return values
+
+
+def _parse_assignment(assignment: str) -> dict[str, Any]:
+    key, equals, text = assignment.partition("=")
+    path = key.strip().split(".")
+    if not equals or not all(path):
+        raise UsageError(
+            "bad_assignment",
+            "An assignment reads key=value.",
+            subject=f"--set {assignment}",
+            remedy="For example: --set clip.frames=97",
+        )
+    try:
+        # SQL is full of characters that mean something to YAML.
+        value = text if path[0] == "gates" and not text.startswith("{") else yaml.safe_load(text)
+    except yaml.YAMLError as error:
+        raise UsageError(
+            "bad_assignment", "The value is not YAML.", subject=f"--set {assignment}"
+        ) from error
+    for part in reversed(path):
+        value = {part: value}
+    return typing.cast("dict[str, Any]", value)
+
+
+def _merge(below: Mapping[str, Any], above: Mapping[str, Any]) -> dict[str, Any]:
+    merged = dict(below)
+    for key, value in above.items():
+        under = merged.get(key)
+        both = isinstance(under, Mapping) and isinstance(value, Mapping)
+        # A gate is replaced whole: a new threshold must not inherit the old one's backends.
+        merged[key] = (
+            _merge(under, value)
+            if both and not _is_gate(under) and under is not None
+            else value
+        )
+    return merged
+
+
+def _is_gate(value: object) -> bool:
+    return isinstance(value, Mapping) and "sql" in value
+
+
+def _usage_error(error: pydantic.ValidationError) -> UsageError:
+    first = error.errors()[0]
+    path = [str(part) for part in first["loc"]]
+    dotted = ".".join(path)
+    if first["type"] == "extra_forbidden":
+        known = _keys_at(JobConfiguration, path[:-1])
+        nearest = _did_you_mean(path[-1], known, ".".join(path[:-1]))
+        return UsageError(
+            "unknown_setting",
+            "There is no such setting.",
+            subject=dotted,
+            remedy=f"{nearest}Settings there: {', '.join(known)}.",
+        )
+    given = json.dumps(first.get("input"), default=str)[:80]
+    return UsageError("bad_setting", f"{first['msg']} (given: {given}).", subject=dotted)
+
+
+def _keys_at(model: type[pydantic.BaseModel], path: Sequence[str]) -> list[str]:
+    for part in path:
+        field = model.model_fields.get(part)
+        annotation = field.annotation if field is not None else GateSettings
+        if isinstance(annotation, type) and issubclass(annotation, pydantic.BaseModel):
+            model = annotation
+        else:
+            model = GateSettings
+    return sorted(model.model_fields)
+
+
+def _did_you_mean(word: str, known: Sequence[str], prefix: str = "") -> str:
+    near = difflib.get_close_matches(word, known, n=1, cutoff=0.5)
+    if not near:
+        return ""
+    return f"Did you mean '{prefix}.{near[0]}'? " if prefix else f"Did you mean '{near[0]}'? "

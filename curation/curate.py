@@ -1,0 +1,223 @@
+"""A curation job from its inputs to its report: the phases in their order."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+from curation.caption import caption
+from curation.config import JobConfiguration
+from curation.engine import Engine
+from curation.inputs import list_inputs
+from curation.job import Job, open_store, read_job_file, write_job_file
+from curation.measure import measure, unit_tasks
+from curation.pack import pack, plan_samples
+from curation.report import write_job_report
+from curation.resolve import resolve
+from curation.select import check_gates, select
+from manifests.errors import UsageError
+from manifests.funnel import Funnel, funnel
+from manifests.lease import Lease
+
+PHASES = ("measure", "select", "caption", "pack")
+
+
+@dataclasses.dataclass(frozen=True)
+class Summary:
+    """What a job did, and how things stand on its OUT."""
+
+    decoded_units: int
+    decoded_clips: int
+    rows_written: int
+    skipped_files: int
+    notes: list[str]
+    funnel: Funnel
+
+    @property
+    def did_nothing(self) -> bool:
+        """Whether everything was already there."""
+        return self.decoded_units == self.decoded_clips == self.rows_written == 0
+
+
+def run_curation(
+    inputs: Sequence[str],
+    out: str,
+    configuration: JobConfiguration,
+    *,
+    phases: Sequence[str] = (),
+    limit: int | None = None,
+    address: str | None = None,
+) -> Summary:
+    """Run the phases of a curation job; what OUT already holds is not done again.
+
+    Args:
+        inputs: folders, files, globs, prefixes or tables, see `curation.inputs`.
+        out: folder or object-store prefix of the results.
+        configuration: what to do.
+        phases: only these (all if empty).
+        limit: only the first so many files, by uri.
+        address: a Ray cluster's address.
+
+    Raises:
+        UsageError: inputs, configuration or gates are wrong; nothing was done.
+        StorageError: OUT cannot be written (`storage_unwritable`) or another job has it
+            (`out_busy`).
+    """
+    chosen = _checked_phases(phases)
+    listing = list_inputs(inputs, configuration.inputs.skip_suffixes)
+    files = listing.files[:limit] if limit is not None else listing.files
+    with _job(out, configuration, address) as job:
+        check_gates(job)
+        write_job_file(job.storage, configuration, [_absolute(text) for text in inputs])
+        if "measure" in chosen:
+            measure(job, files)
+        if "select" in chosen:
+            select(job)
+        if "caption" in chosen:
+            caption(job)
+        if "pack" in chosen:
+            pack(job)
+        return _close(job, listing.skipped, render_previews=True)
+
+
+def run_select(out: str, configuration: JobConfiguration) -> Summary:
+    """Decide again with the configuration's gates; decodes nothing.
+
+    Raises:
+        UsageError: a gate is wrong, or no job has run on OUT.
+        StorageError: OUT cannot be written, or another job has it.
+    """
+    _, inputs = read_job_file(out)
+    with _job(out, configuration, None) as job:
+        select(job)
+        write_job_file(job.storage, configuration, inputs)
+        return _close(job, 0, render_previews=False)
+
+
+@dataclasses.dataclass(frozen=True)
+class Plan:
+    """What a job would do: how much there is, and how much of it is already done."""
+
+    files: int
+    skipped_files: int
+    new_files: int
+    sources: int
+    known_seconds: float
+    units_to_decode: int
+    seconds_to_decode: float
+    stages: dict[str, str]
+    clips_kept: int
+    samples_to_pack: int
+
+
+def plan_curation(inputs: Sequence[str], out: str | None, configuration: JobConfiguration) -> Plan:
+    """What `run_curation` would find to do. Reads the listing and the tables, writes nothing.
+
+    Raises:
+        UsageError: as `run_curation`.
+    """
+    listing = list_inputs(inputs, configuration.inputs.skip_suffixes)
+    resolved = resolve(configuration)
+    stages = {**resolved.signal_stages, **resolved.clip_stages}
+    backends = {name: stage.backend.name for name, stage in stages.items()}
+    if out is None or not _has_job(out):
+        return Plan(
+            len(listing.files), listing.skipped, len(listing.files), 0, 0.0, 0, 0.0, backends, 0, 0
+        )
+    storage, store = open_store(out)
+    job = Job(out, configuration, resolved, storage, store, Lease(storage), _idle(configuration))
+    with job.connect() as connection:
+        known = {row[0] for row in connection.execute("SELECT source_id FROM sources").fetchall()}
+        seconds = connection.execute(
+            "SELECT coalesce(sum(duration_s), 0) FROM sources WHERE status = 'ok'"
+        ).fetchone()
+        kept = connection.execute("SELECT count(*) FROM dataset WHERE state = 'keep'").fetchone()
+        tasks = unit_tasks(job, connection)
+    new = [file for file in listing.files if file.source_id not in known]
+    return Plan(
+        files=len(listing.files),
+        skipped_files=listing.skipped,
+        new_files=len(new),
+        sources=len(known),
+        known_seconds=float(seconds[0]) if seconds else 0.0,
+        units_to_decode=len(tasks),
+        seconds_to_decode=sum(task.end_s - task.start_s for task in tasks),
+        stages=backends,
+        clips_kept=int(kept[0]) if kept else 0,
+        samples_to_pack=len(plan_samples(job)),
+    )
+
+
+@contextmanager
+def _job(out: str, configuration: JobConfiguration, address: str | None) -> Iterator[Job]:
+    resolved = resolve(configuration)
+    storage, store = open_store(out)
+    storage.check_writable()
+    engine = Engine(configuration.engine, configuration.decode, address)
+    with Lease(storage) as lease, engine:
+        yield Job(out, configuration, resolved, storage, store, lease, engine)
+
+
+def _close(job: Job, skipped: int, *, render_previews: bool) -> Summary:
+    write_job_report(job, render_previews=render_previews)
+    with job.connect() as connection:
+        state = funnel(connection)
+        notes = _notes(job, connection)
+    return Summary(
+        job.decoded_units, job.decoded_clips, job.rows_written, skipped, notes, state
+    )
+
+
+def _notes(job: Job, connection: Any) -> list[str]:  # noqa: ANN401 - DuckDB's connection
+    notes = []
+    row = connection.execute(
+        "SELECT count(*), count(audio_codec) FROM sources WHERE status = 'ok'"
+    ).fetchone()
+    if row[0] and not row[1]:
+        notes.append(
+            "None of the sources has sound, so nothing can be kept for joint audio-video training;"
+            " check that the right files were given."
+        )
+    row = connection.execute(
+        "SELECT count(*), count(*) FILTER (state = 'keep'), count(*) FILTER (state = 'pending')"
+        " FROM dataset"
+    ).fetchone()
+    if row[0] and not row[1]:
+        notes.append("No clip is kept: the funnel shows which gate rejects how much.")
+    if row[2]:
+        notes.append(
+            f"{row[2]} clips are pending: what they wait for is in `pending_on`; run `twinreel"
+            " curate` again once the backend is there, or change the gate with `twinreel select`."
+        )
+    return notes
+
+
+def _checked_phases(phases: Sequence[str]) -> Sequence[str]:
+    for phase in phases:
+        if phase not in PHASES:
+            raise UsageError(
+                "unknown_phase",
+                f"There is no phase '{phase}'.",
+                subject="--phase",
+                remedy=f"Phases are {', '.join(PHASES)}.",
+            )
+    return phases or PHASES
+
+
+def _has_job(out: str) -> bool:
+    try:
+        read_job_file(out)
+    except UsageError:
+        return False
+    return True
+
+
+def _idle(configuration: JobConfiguration) -> Engine:
+    return Engine(configuration.engine, configuration.decode, None)
+
+
+def _absolute(text: str) -> str:
+    return text if "://" in text else os.path.abspath(text)  # noqa: PTH100 - may be a glob

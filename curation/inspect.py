@@ -1,0 +1,127 @@
+"""Looking at what a job wrote: the funnel, one clip, any SELECT."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import duckdb
+import pyarrow as pa
+
+from curation.job import open_store, read_job_file
+from curation.resolve import resolve
+from manifests.errors import UsageError
+from manifests.funnel import Funnel, funnel
+from manifests.lease import Lease
+from manifests.query import run_query
+from manifests.view import connect
+
+
+def open_view(out: str) -> duckdb.DuckDBPyConnection:
+    """The view `dataset` and the tables, through the eyes of the last job on OUT.
+
+    Raises:
+        UsageError: `not_an_output`.
+    """
+    configuration, _ = read_job_file(out)
+    _, store = open_store(out)
+    return connect(store, resolve(configuration).selection)
+
+
+def inspect_sql(out: str, sql: str) -> pa.Table:
+    """The rows of one SELECT.
+
+    Raises:
+        UsageError: `sql_refused` or `sql_error`.
+    """
+    with open_view(out) as connection:
+        return run_query(connection, sql)
+
+
+def inspect_clip(out: str, clip_id: str) -> dict[str, Any]:
+    """Everything known of a clip; the start of its id is enough if no other begins so.
+
+    Raises:
+        UsageError: `unknown_clip`.
+    """
+    with open_view(out) as connection:
+        rows = (
+            connection.execute(
+                "SELECT * FROM dataset WHERE starts_with(clip_id, $1) LIMIT 2", [clip_id]
+            )
+            .to_arrow_table()
+            .to_pylist()
+        )
+    if len(rows) != 1:
+        raise UsageError(
+            "unknown_clip",
+            "No clip has this id." if not rows else "More than one clip's id begins so.",
+            subject=f"--clip {clip_id}",
+            remedy='List some: twinreel inspect OUT --sql "SELECT clip_id, uri FROM dataset"',
+        )
+    row: dict[str, Any] = rows[0]
+    return row
+
+
+def inspect_funnel(out: str) -> Funnel:
+    """The funnel of OUT."""
+    with open_view(out) as connection:
+        return funnel(connection)
+
+
+def compact_tables(out: str) -> tuple[int, int]:
+    """Fold the manifest files; how many there were and are."""
+    read_job_file(out)
+    storage, store = open_store(out)
+    with Lease(storage):
+        before = _file_count(store)
+        store.compact()
+        return before, _file_count(store)
+
+
+def _file_count(store: Any) -> int:  # noqa: ANN401
+    return sum(len(store.live_files(table)) for table in store.tables())
+
+
+def funnel_lines(state: Funnel, *, distributions: bool) -> Iterator[str]:
+    """The funnel as lines of text."""
+    sources = state.sources
+    yield f"sources   {sources.total.count:>7}   {_time(sources.ok.seconds)} in {sources.ok.count} that decode"
+    for failed in state.failed_files:
+        yield f"  failed  {failed.code}: {failed.uri}"
+        yield f"          {failed.message}"
+    yield f"clips     {state.clips.count:>7}   {_time(state.clips.seconds)}"
+    for name, amount in (
+        ("kept", state.kept),
+        ("rejected", state.rejected),
+        ("pending", state.pending),
+        ("undecided", state.undecided),
+    ):
+        if amount.count or name == "kept":
+            share = amount.seconds / state.clips.seconds if state.clips.seconds else 0.0
+            yield f"  {name:<10}{amount.count:>5}   {_time(amount.seconds)} ({share:.0%})"
+        if name == "rejected":
+            for gate in state.rejected_by:
+                alone = f"{gate.alone.count} by it alone"
+                yield f"    {gate.gate:<18}{gate.together.count:>5}   {alone}"
+        if name == "pending":
+            for cause in state.pending_on:
+                yield f"    {cause.name:<18}{cause.clips.count:>5}"
+    for stage in state.stages:
+        for failure in stage.failed_by_code:
+            yield f"  {stage.stage} failed on {failure.count} clips: {failure.code}"
+    samples = state.samples
+    megabytes = samples.bytes / 1e6
+    yield f"samples   {samples.samples:>7}   {_time(samples.seconds)} in {samples.shards} shards, {megabytes:.1f} MB"
+    for failure in samples.failed_by_code:
+        yield f"  failed  {failure.count}: {failure.code}"
+    if distributions:
+        yield ""
+        yield f"{'column':<28}{'clips':>7}{'min':>11}{'p5':>11}{'median':>11}{'p95':>11}{'max':>11}"
+        for row in state.distributions:
+            figures = (row.minimum, row.p5, row.median, row.p95, row.maximum)
+            yield f"{row.column:<28}{row.count:>7}" + "".join(f"{x:>11.4g}" for x in figures)
+
+
+def _time(seconds: float) -> str:
+    return f"{seconds / 3600:.1f} h" if seconds >= 3600 else f"{seconds:.1f} s"

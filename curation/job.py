@@ -1,0 +1,123 @@
+"""A job on one OUT: what it resolves to, where it writes, and what its phases have in common."""
+
+from __future__ import annotations
+
+import dataclasses
+import time
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+import duckdb
+import pyarrow as pa
+import yaml
+
+from curation.config import JobConfiguration
+from curation.engine import Engine
+from curation.resolve import Resolved
+from manifests.errors import StorageError, TwinreelError, UsageError
+from manifests.lease import Lease
+from manifests.records import ErrorRecord
+from manifests.storage import Storage, open_storage
+from manifests.store import Store
+from manifests.view import connect
+from stages.registry import clips_schema
+from stages.unit import signals_schema
+
+JOB_FILE = "job.yaml"
+_COMMIT_ROWS = 4096
+_COMMIT_TASKS = 256
+_COMMIT_EVERY_S = 60.0
+
+
+@dataclasses.dataclass
+class Job:
+    """What every phase works with."""
+
+    out: str
+    configuration: JobConfiguration
+    resolved: Resolved
+    storage: Storage
+    store: Store
+    lease: Lease
+    engine: Engine
+    rows_written: int = 0
+    decoded_units: int = 0
+    decoded_clips: int = 0
+
+    def connect(self) -> duckdb.DuckDBPyConnection:
+        """The tables as they are now, through the eyes of this configuration."""
+        return connect(self.store, self.resolved.selection)
+
+    def commit(self, rows: Mapping[str, Sequence[Any] | pa.Table]) -> None:
+        """Make rows of several tables appear at once, if the lease is still this job's."""
+        filled = {table: part for table, part in rows.items() if len(part)}
+        if not filled:
+            return
+        self.lease.check()
+        self.store.commit(filled)
+        self.rows_written += sum(len(part) for part in filled.values())
+
+
+class Batch:
+    """Rows on their way to the store: committed every 256 tasks, 4096 rows or 60 s."""
+
+    def __init__(self, job: Job) -> None:
+        self._job = job
+        self._rows: dict[str, list[Any]] = {}
+        self._tasks = 0
+        self._since = time.monotonic()
+
+    def add(self, rows: Mapping[str, Iterable[Any]]) -> None:
+        """Add one task's rows; they are committed together."""
+        for table, part in rows.items():
+            self._rows.setdefault(table, []).extend(part)
+        self._tasks += 1
+        due = time.monotonic() - self._since >= _COMMIT_EVERY_S
+        count = sum(len(part) for part in self._rows.values())
+        if due or self._tasks >= _COMMIT_TASKS or count >= _COMMIT_ROWS:
+            self.flush()
+
+    def flush(self) -> None:
+        """Commit what is there."""
+        self._job.commit(self._rows)
+        self._rows, self._tasks, self._since = {}, 0, time.monotonic()
+
+
+def error_record(error: TwinreelError) -> ErrorRecord:
+    """An error as the tables keep it."""
+    remedy = f" {error.remedy}" if error.remedy else ""
+    return ErrorRecord(error.code, f"{error.message}{remedy}", error.retryable)
+
+
+def open_store(out: str) -> tuple[Storage, Store]:
+    """OUT's storage and tables."""
+    schemas = {"signals": signals_schema(), "clips": clips_schema()}
+    return open_storage(out), Store(out, schemas=schemas)
+
+
+def write_job_file(
+    storage: Storage, configuration: JobConfiguration, inputs: Sequence[str]
+) -> None:
+    """Keep the job's configuration beside its results; nothing is written if nothing changed."""
+    content = {"inputs": list(inputs), "configuration": configuration.model_dump(mode="json")}
+    text = yaml.safe_dump(content, sort_keys=True).encode()
+    if not storage.exists(JOB_FILE) or storage.read(JOB_FILE) != text:
+        storage.write(JOB_FILE, text)
+
+
+def read_job_file(out: str) -> tuple[JobConfiguration, list[str]]:
+    """The configuration and inputs of the last job on OUT.
+
+    Raises:
+        UsageError: `not_an_output`: no job has run there.
+    """
+    try:
+        content = yaml.safe_load(open_storage(out, create=False).read(JOB_FILE))
+        return JobConfiguration.model_validate(content["configuration"]), content["inputs"]
+    except (StorageError, yaml.YAMLError, KeyError, TypeError) as error:
+        raise UsageError(
+            "not_an_output",
+            "No curation job has written here.",
+            subject=out,
+            remedy="Give the folder that was --out of `twinreel curate`.",
+        ) from error

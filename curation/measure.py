@@ -1,0 +1,430 @@
+"""The phase `measure`: probe what is new, decode what lacks signals, cut clips, look again.
+
+Every step asks the tables what is missing under the job's fingerprints and does only that.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+import math
+from collections.abc import Iterable, Iterator, Mapping
+from typing import Any, Literal
+
+import duckdb
+import pyarrow as pa
+
+from curation.engine import Task
+from curation.inputs import InputFile
+from curation.job import Batch, Job, error_record
+from curation.progress import Progress
+from manifests.decide import decide
+from manifests.errors import MediaError
+from manifests.records import SourceRow, Span, to_mapping
+from stages.clip import ClipMeasurement
+from stages.contract import ClipTask
+from stages.media.blocks import SourceFormat
+from stages.segment import Shot, cut_unit, struct_of, summarise_clip
+from stages.unit import UnitResult, UnitTask, failed_unit
+
+_SIDE_TABLES = ("shots", "face_tracks", "speech_segments")
+_CUT_BATCH_UNITS = 256
+_FORMAT_FIELDS = tuple(field.name for field in dataclasses.fields(SourceFormat))
+
+
+def measure(job: Job, files: Iterable[InputFile]) -> None:
+    """Run all steps of the phase."""
+    probe_sources(job, list(files))
+    decode_units(job)
+    cut_clips(job)
+    look_again(job)
+
+
+def probe_sources(job: Job, files: list[InputFile]) -> None:
+    """Give every file its row in `sources`."""
+    known = _known_sources(job)
+    batch = Batch(job)
+    tasks = []
+    by_uri = {file.uri: file for file in files}
+    for file in files:
+        row = known.get(file.source_id)
+        if row is None or (row["error"] is not None and row["error"]["retryable"]):
+            tasks.append(Task("stages.media.probe:probe_in_child", file.uri, file.uri))
+            continue
+        carried, licence, split = _carried(job, file)
+        if (dict(row["carried"]), row["licence"], row["split"]) != (carried, licence, split):
+            # Words and rights beside a file may change without the file: no need to open it.
+            fresh = {**row, "carried": carried, "licence": licence, "split": split}
+            batch.add({"sources": [fresh]})
+    progress = Progress("probe", len(tasks), "files")
+    for outcome in job.engine.run(tasks):
+        file = by_uri[outcome.task.subject]
+        batch.add({"sources": [_source_row(job, file, outcome.result, outcome.error)]})
+        progress.advance(failed=outcome.error is not None)
+    batch.flush()
+    if tasks:
+        progress.close()
+
+
+@dataclasses.dataclass(frozen=True)
+class PlannedUnit:
+    """A stretch of a source to decode; an open end reaches as far as there is anything."""
+
+    source_id: str
+    unit_index: int
+    start_s: float
+    end_s: float
+    open_start: bool
+    open_end: bool
+
+
+def plan_units(source: Mapping[str, Any], unit_s: float) -> list[PlannedUnit]:
+    """A source's units: equal parts of about `unit_s` of every span that is used."""
+    duration_s = float(source["duration_s"] or 0.0)
+    spans = source["spans"] or [{"start_s": 0.0, "end_s": math.inf}]
+    units: list[PlannedUnit] = []
+    for span in spans:
+        start_s, to_the_end = float(span["start_s"]), span["end_s"] >= duration_s
+        end_s = max(duration_s, start_s) if to_the_end else float(span["end_s"])
+        count = max(1, round((end_s - start_s) / unit_s))
+        edges = [start_s + (end_s - start_s) * part / count for part in range(count + 1)]
+        for part in range(count):
+            units.append(
+                PlannedUnit(
+                    source["source_id"],
+                    len(units),
+                    edges[part],
+                    edges[part + 1],
+                    open_start=part == 0 and start_s == 0.0,
+                    open_end=part == count - 1 and to_the_end,
+                )
+            )
+    return units
+
+
+def unit_tasks(job: Job, connection: duckdb.DuckDBPyConnection) -> list[UnitTask]:
+    """The units that lack results, each with the stages that they lack."""
+    signal_stages = job.resolved.signal_stages
+    parameters = {
+        name: json.dumps(job.configuration.stage_parameters(name), sort_keys=True)
+        for name in signal_stages
+    }
+    sources = _rows(
+        connection,
+        "SELECT * FROM sources WHERE status = 'ok' AND modality IN ('video', 'audio')"
+        " ORDER BY uri",
+    )
+    retryable = "status = 'ok' OR NOT error.retryable"
+    unit_state = {
+        (row["source_id"], row["unit_index"]): row["status"]
+        for row in _rows(
+            connection, f"SELECT source_id, unit_index, status FROM units WHERE {retryable}"
+        )
+    }
+    measured = {
+        (row["source_id"], row["unit_index"]): set(row["stages"])
+        for row in _rows(
+            connection,
+            "SELECT source_id, unit_index, list(stage) AS stages FROM signals"
+            f" WHERE {retryable} OR status = 'not_applicable' GROUP BY ALL",
+        )
+    }
+    tasks = []
+    for source in sources:
+        for unit in plan_units(source, job.configuration.decode.unit_s):
+            key = (unit.source_id, unit.unit_index)
+            state = unit_state.get(key)
+            lacking = set(signal_stages) - measured.get(key, set())
+            if state == "failed" or (state == "ok" and not lacking):
+                continue
+            names = lacking if state == "ok" else set(signal_stages)
+            tasks.append(
+                UnitTask(
+                    source_id=unit.source_id,
+                    uri=source["uri"],
+                    source=source_format(source),
+                    unit_index=unit.unit_index,
+                    start_s=unit.start_s,
+                    end_s=unit.end_s,
+                    open_start=unit.open_start,
+                    open_end=unit.open_end,
+                    stages={name: parameters[name] for name in signal_stages if name in names},
+                    fingerprints={**job.resolved.fingerprints, "unit": job.resolved.unit},
+                    thread_count=job.configuration.decode.threads,
+                    max_damaged_share=job.configuration.decode.max_damaged_share,
+                )
+            )
+    return tasks
+
+
+def decode_units(job: Job) -> None:
+    """Decode every unit that lacks signals, once; a source none of whose units decodes fails."""
+    with job.connect() as connection:
+        tasks = unit_tasks(job, connection)
+    # The longest first: the last worker to finish then has the least left to do.
+    tasks.sort(key=lambda task: (task.start_s - task.end_s, task.uri, task.unit_index))
+    progress = Progress("decode", len(tasks), "units")
+    batch = Batch(job)
+    for outcome in job.engine.run(
+        Task("stages.unit:measure_unit", task, task.uri) for task in tasks
+    ):
+        progress.advance(failed=outcome.error is not None)
+        job.decoded_units += 1
+        if outcome.error is not None:
+            failure = failed_unit(outcome.task.argument, error_record(outcome.error))
+            batch.add({"units": [failure]})
+        else:
+            result: UnitResult = outcome.result
+            batch.add({"units": [result.unit], **result.rows})
+    batch.flush()
+    if tasks:
+        progress.close()
+        _fail_undecodable_sources(job)
+
+
+def cut_clips(job: Job) -> None:
+    """Cut clips and sum up signals wherever clips of this segmentation lack a struct."""
+    stages = job.resolved.signal_stages
+    complete = " AND ".join(f"{name} IS NOT NULL" for name in stages) or "true"
+    with job.connect() as connection:
+        missing = _rows(
+            connection,
+            f"""SELECT u.source_id, u.unit_index FROM units u
+            WHERE u.status = 'ok' AND NOT EXISTS (
+                SELECT 1 FROM clips c WHERE c.source_id = u.source_id
+                AND c.unit_index = u.unit_index AND {complete})
+            ORDER BY ALL""",
+        )
+        if not missing:
+            return
+        progress = Progress("cut", len(missing), "units")
+        for first in range(0, len(missing), _CUT_BATCH_UNITS):
+            keys = missing[first : first + _CUT_BATCH_UNITS]
+            rows = [row for unit in _units_with_signals(connection, keys) for row in _cut(job, unit)]
+            job.commit({"clips": rows})
+            progress.advance(count=len(keys))
+        progress.close()
+
+
+def look_again(job: Job) -> None:
+    """Run the clip stages on clips that the gates have not already rejected."""
+    for name, stage in job.resolved.clip_stages.items():
+        fingerprint = job.resolved.fingerprints[name]
+        with job.connect() as connection:
+            candidates = _candidates(job, connection, name, stage.precondition)
+            side_rows = _side_rows_by_unit(
+                connection, [row for row in candidates if row["applies"]]
+            )
+        batch = Batch(job)
+        for row in candidates:
+            if row["applies"] is False:
+                backend = stage.backend.name
+                struct = struct_of(
+                    stage.Record, None, "not_applicable", None, backend, fingerprint
+                )
+                batch.add({"clips": [_clip_columns(row) | {name: struct}]})
+        parameters = json.dumps(job.configuration.stage_parameters(name), sort_keys=True)
+        chosen = {row["clip_id"]: row for row in candidates if row["applies"]}
+        tasks = [
+            Task(
+                "stages.clip:measure_clip",
+                ClipMeasurement(name, parameters, fingerprint, _clip_task(row, side_rows)),
+                row["uri"],
+            )
+            for row in chosen.values()
+        ]
+        progress = Progress(name, len(tasks), "clips")
+        for outcome in job.engine.run(tasks):
+            progress.advance(failed=outcome.error is not None)
+            job.decoded_clips += 1
+            row = chosen[outcome.task.argument.clip.clip_id]
+            struct = outcome.result
+            if outcome.error is not None:
+                error = to_mapping(error_record(outcome.error))
+                backend = stage.backend.name
+                struct = struct_of(stage.Record, None, "failed", error, backend, fingerprint)
+            batch.add({"clips": [_clip_columns(row) | {name: struct}]})
+        batch.flush()
+        if tasks:
+            progress.close()
+
+
+def source_format(source: Mapping[str, Any]) -> SourceFormat:
+    """The probe's result out of a row of `sources`."""
+    return SourceFormat(**{name: source[name] for name in _FORMAT_FIELDS})
+
+
+def _known_sources(job: Job) -> dict[str, dict[str, Any]]:
+    columns = ", ".join(field.name for field in dataclasses.fields(SourceRow))
+    with job.connect() as connection:
+        rows = _rows(connection, f"SELECT {columns} FROM sources")
+    return {row["source_id"]: row for row in rows}
+
+
+def _carried(
+    job: Job, file: InputFile
+) -> tuple[dict[str, str], str | None, Literal["train", "held_out"]]:
+    carried = dict(file.carried)
+    licence = carried.get("licence", carried.get("license"))
+    split = job.configuration.split
+    # By the file's name alone: a file that is uploaded again stays on its side.
+    digest = hashlib.sha256(f"{split.seed}:{file.uri}".encode()).digest()
+    held_out = int.from_bytes(digest[:8], "big") / 2**64 < split.held_out_share
+    return carried, licence, "held_out" if held_out else "train"
+
+
+def _source_row(
+    job: Job, file: InputFile, found: SourceFormat | None, error: Exception | None
+) -> SourceRow:
+    carried, licence, split = _carried(job, file)
+    fields = dict.fromkeys(_FORMAT_FIELDS) if found is None else dataclasses.asdict(found)
+    return SourceRow(
+        source_id=file.source_id,
+        uri=file.uri,
+        bytes=max(file.bytes, 0),
+        etag=file.etag,
+        sha256=None,
+        spans=list(file.spans),
+        split=split,
+        licence=licence,
+        carried=carried,
+        status="ok" if error is None else "failed",
+        error=error_record(error) if isinstance(error, MediaError) else None,
+        fingerprint=job.resolved.selection.probe or "",
+        **fields,  # type: ignore[arg-type]  # the probe's fields have the row's names and types
+    )
+
+
+def _fail_undecodable_sources(job: Job) -> None:
+    """A source that probed well but none of whose units decodes is a failed source."""
+    columns = ", ".join(f"s.{field.name}" for field in dataclasses.fields(SourceRow))
+    with job.connect() as connection:
+        rows = _rows(
+            connection,
+            f"""SELECT {columns}, u.first_error FROM sources s JOIN (
+                SELECT source_id, arg_min(error, unit_index) AS first_error FROM units
+                GROUP BY source_id HAVING bool_and(status = 'failed')
+            ) u USING (source_id) WHERE s.status = 'ok' ORDER BY s.uri""",
+        )
+    failed = []
+    for row in rows:
+        first_error = row.pop("first_error")
+        failed.append({**row, "status": "failed", "error": first_error})
+    job.commit({"sources": failed})
+
+
+@dataclasses.dataclass(frozen=True)
+class _MeasuredUnit:
+    unit: dict[str, Any]
+    signals: dict[str, dict[str, Any]]
+    side_rows: dict[str, list[dict[str, Any]]]
+
+
+def _units_with_signals(
+    connection: duckdb.DuckDBPyConnection, keys: list[dict[str, Any]]
+) -> Iterator[_MeasuredUnit]:
+    connection.register("wanted_units", pa.Table.from_pylist(keys))
+    units: dict[tuple[str, int], _MeasuredUnit] = {}
+    for row in _rows(connection, _wanted("units")):
+        units[_key(row)] = _MeasuredUnit(row, {}, {table: [] for table in _SIDE_TABLES})
+    for row in _rows(connection, _wanted("signals")):
+        units[_key(row)].signals[row["stage"]] = row
+    for table in _SIDE_TABLES:
+        for row in _rows(connection, _wanted(table)):
+            units[_key(row)].side_rows[table].append(row)
+    connection.unregister("wanted_units")
+    yield from units.values()
+
+
+def _wanted(table: str) -> str:
+    return (
+        f"SELECT t.* FROM {table} t JOIN wanted_units w"
+        " ON t.source_id = w.source_id AND t.unit_index = w.unit_index ORDER BY ALL"
+    )
+
+
+def _cut(job: Job, measured: _MeasuredUnit) -> list[dict[str, Any]]:
+    shots = [
+        Shot(row["shot_index"], row["start_s"], row["end_s"])
+        for row in sorted(measured.side_rows["shots"], key=lambda row: row["shot_index"])
+    ]
+    clips = cut_unit(
+        measured.unit["source_id"],
+        measured.unit,
+        shots,
+        job.configuration.clip,
+        job.resolved.segmentation,
+    )
+    return [
+        summarise_clip(
+            clip,
+            job.resolved.signal_stages,
+            job.resolved.fingerprints,
+            measured.signals,
+            measured.side_rows,
+        )
+        for clip in clips
+    ]
+
+
+def _candidates(
+    job: Job, connection: duckdb.DuckDBPyConnection, stage: str, precondition: str
+) -> list[dict[str, Any]]:
+    """Clips that lack the stage's struct and that no gate rejects; `applies` is the precondition.
+
+    Where what the precondition reads is itself not applicable (no sound, no picture), so is this.
+    """
+    reads = job.resolved.clip_stages[stage].reads
+    absent = " OR ".join(f"{read}.status = 'not_applicable'" for read in reads) or "false"
+    connection.register("verdicts", decide(connection, job.configuration.gate_list()))
+    rows = _rows(
+        connection,
+        f"""SELECT d.*, coalesce(({precondition}), CASE WHEN {absent} THEN false END) AS applies
+        FROM dataset d JOIN verdicts v USING (clip_id)
+        WHERE v.state <> 'reject' AND d.{stage} IS NULL ORDER BY d.uri, d.start_s""",
+    )
+    connection.unregister("verdicts")
+    return rows
+
+
+def _side_rows_by_unit(
+    connection: duckdb.DuckDBPyConnection, clips: list[dict[str, Any]]
+) -> dict[tuple[str, int], dict[str, list[dict[str, Any]]]]:
+    keys = sorted({_key(clip) for clip in clips})
+    if not keys:
+        return {}
+    wanted = [{"source_id": source_id, "unit_index": index} for source_id, index in keys]
+    return {_key(unit.unit): unit.side_rows for unit in _units_with_signals(connection, wanted)}
+
+
+def _clip_task(
+    row: Mapping[str, Any],
+    side_rows: Mapping[tuple[str, int], Mapping[str, list[dict[str, Any]]]],
+) -> ClipTask:
+    return ClipTask(
+        clip_id=row["clip_id"],
+        uri=row["uri"],
+        source=source_format(row),
+        start_s=row["start_s"],
+        end_s=row["end_s"],
+        side_rows=side_rows[_key(row)],
+    )
+
+
+def _clip_columns(row: Mapping[str, Any]) -> dict[str, Any]:
+    names = (
+        "clip_id", "source_id", "unit_index", "segmentation", "start_s", "end_s",
+        "first_shot", "last_shot", "window", "damaged_s",
+    )  # fmt: skip
+    return {name: row[name] for name in names}
+
+
+def _key(row: Mapping[str, Any]) -> tuple[str, int]:
+    return row["source_id"], row["unit_index"]
+
+
+def _rows(connection: duckdb.DuckDBPyConnection, sql: str) -> list[dict[str, Any]]:
+    table: pa.Table = connection.sql(sql).to_arrow_table()
+    rows: list[dict[str, Any]] = table.to_pylist()
+    return rows

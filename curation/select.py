@@ -1,0 +1,25 @@
+"""The phase `select`: every clip decided by the gates, as one query. Nothing is decoded."""
+
+from __future__ import annotations
+
+from curation.job import Job
+from manifests.decide import changed, decide, validate
+
+
+def check_gates(job: Job) -> None:
+    """Make sure every gate is a scalar expression over columns that exist, before any work.
+
+    Raises:
+        UsageError: a gate is not.
+    """
+    with job.connect() as connection:
+        validate(job.configuration.gate_list(), connection)
+
+
+def select(job: Job) -> None:
+    """Decide every clip, and write the decisions that are new or different."""
+    gates = job.configuration.gate_list()
+    with job.connect() as connection:
+        validate(gates, connection)
+        decisions = changed(connection, decide(connection, gates))
+    job.commit({"decisions": decisions})

@@ -1,0 +1,1 @@
+"""The tables: record schemas, the atomic store, the view `dataset`, queries and the report."""

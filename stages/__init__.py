@@ -1,0 +1,1 @@
+"""What can be measured about a source or a clip, one file each; media reading and writing."""

@@ -1,0 +1,100 @@
+"""What a decoder hands on: pictures and blocks of samples with their presentation times.
+
+All times are seconds of the source's own time: presentation time minus the container's start time,
+so that 0 is where a player starts.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from functools import cached_property
+from typing import Literal
+
+import cv2
+import numpy as np
+import numpy.typing as npt
+
+ByteImage = npt.NDArray[np.uint8]
+
+
+@dataclasses.dataclass(frozen=True)
+class SourceFormat:
+    """What the probe found in a file; sizes are of the displayed picture.
+
+    `width` and `height` count square pixels after rotation; `coded_width` and `coded_height` what
+    the codec stores. `container_start_s` has been taken off every time; `video_start_s` and
+    `audio_start_s` are what is left. None where there is no such stream.
+    """
+
+    modality: Literal["video", "audio", "image"]
+    container: str
+    duration_s: float
+    container_start_s: float
+    video_index: int | None
+    video_codec: str | None
+    coded_width: int | None
+    coded_height: int | None
+    width: int | None
+    height: int | None
+    fps: float | None
+    rotation_deg: int
+    sample_aspect_ratio: float
+    interlaced: bool
+    full_range: bool
+    video_start_s: float | None
+    audio_index: int | None
+    audio_codec: str | None
+    audio_start_s: float | None
+    audio_rate_hz: int | None
+    audio_channels: int | None
+
+
+@dataclasses.dataclass(frozen=True)
+class AudioBlock:
+    """Samples in a row: float32 [samples, channels], full scale at +-1, first sample at `start_s`."""
+
+    start_s: float
+    rate_hz: int
+    samples: npt.NDArray[np.float32]
+
+
+@dataclasses.dataclass
+class Picture:
+    """One decoded picture at proxy size, upright, with square pixels, full-range luma.
+
+    `luma` is uint8 [proxy height, proxy width]. `source_luma` is the luma plane as the codec stores
+    it (uint8, or uint16 for deep pictures; coded orientation and pixel shape; do not keep it beyond
+    the call). `damaged` is true between a decoding error and the next key frame.
+    """
+
+    index: int
+    time_s: float
+    duration_s: float
+    luma: ByteImage
+    chroma_u: ByteImage
+    chroma_v: ByteImage
+    source_luma: npt.NDArray[np.uint8] | npt.NDArray[np.uint16]
+    source_luma_bits: int
+    full_range: bool
+    rotation_deg: int
+    damaged: bool
+
+    @cached_property
+    def bgr(self) -> ByteImage:
+        """uint8 [proxy height, proxy width, 3] in OpenCV's channel order."""
+        height, width = self.luma.shape
+        # The proxy is full-range 4:2:0, and OpenCV's conversion expects limited range planes.
+        luma = cv2.convertScaleAbs(self.luma, alpha=219.0 / 255.0, beta=16.0)
+        planes = np.empty((height * 3 // 2, width), np.uint8)
+        planes[:height] = luma
+        flat = planes[height:].reshape(-1)
+        flat[: self.chroma_u.size] = self.chroma_u.reshape(-1)
+        flat[self.chroma_u.size :] = self.chroma_v.reshape(-1)
+        return np.asarray(cv2.cvtColor(planes, cv2.COLOR_YUV2BGR_I420), dtype=np.uint8)
+
+    @cached_property
+    def small_bgr(self) -> ByteImage:
+        """The picture at half the proxy's size, for what compares every picture with the last."""
+        height, width = self.luma.shape
+        small = cv2.resize(self.bgr, (width // 2, height // 2), interpolation=cv2.INTER_AREA)
+        return np.asarray(small, dtype=np.uint8)

@@ -1,0 +1,446 @@
+"""From what a source holds to what a model is trained on: one geometry, one rate, one colour space.
+
+Pictures: margins off, upright, square pixels, one area, progressive, BT.709, 8 bits, a constant
+frame rate. Sound: one rate, one layout, a first sample that lies where the first frame does.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Callable, Iterable, Iterator
+from typing import Literal, TypeVar
+
+import numpy as np
+import numpy.typing as npt
+import soxr
+from av.filter import Graph
+from av.video.frame import VideoFrame
+
+from manifests.errors import MediaError
+from stages.media.blocks import SourceFormat
+from stages.media.decode import pictures, read_audio
+from stages.media.probe import is_full_range
+
+PixelFormat = Literal["yuv420p", "rgb24"]
+Shown = TypeVar("Shown")
+
+_TIME_TOLERANCE_S = 1e-6
+"""Presentation times are floats made of ticks: a picture this close to a border lies on it."""
+_DEINTERLACE_LEAD_FRAMES = 2
+"""bwdif looks at the frame before: without one the first picture of a clip would be a guess."""
+_AUDIO_PADDING_S = 0.1
+"""Read beyond both ends, so that the resampler's filter sees sound there and not a step."""
+_SCALER_FLAGS = "bicubic+full_chroma_int+accurate_rnd+bitexact"
+"""The last two make the scaler give the same pixels whatever vector instructions a machine has."""
+
+# Numbers are those of ITU-T H.273, which FFmpeg and the containers use.
+_MATRICES = {
+    1: "bt709",
+    4: "fcc",
+    5: "bt601",
+    6: "bt601",
+    7: "smpte240m",
+    9: "bt2020",
+    10: "bt2020",
+}
+_TRANSFERS = {14: "bt2020-10", 15: "bt2020-12", 16: "smpte2084", 18: "arib-std-b67"}
+_BT2020_PRIMARIES = 9
+_HDR_TRANSFERS = frozenset({16, 18})
+_HD_LONG_SIDE_PX = 1280
+_SD_SHORT_SIDE_PX = 576
+
+
+@dataclasses.dataclass(frozen=True)
+class Margins:
+    """Bars to take off, in pixels of the displayed picture (upright, square pixels)."""
+
+    top: int = 0
+    bottom: int = 0
+    left: int = 0
+    right: int = 0
+
+
+def conformed_size(source: SourceFormat, margins_px: Margins, area_px: int) -> tuple[int, int]:
+    """Width and height of a conformed picture: both even, the aspect ratio kept.
+
+    Raises:
+        MediaError: `no_picture_left`, the margins are as large as the picture.
+    """
+    if not source.width or not source.height:
+        raise ValueError("only sources with pictures have a size")
+    left_width = source.width - margins_px.left - margins_px.right
+    left_height = source.height - margins_px.top - margins_px.bottom
+    if left_width < 2 or left_height < 2:
+        raise MediaError("no_picture_left", "The margins leave nothing of the picture.")
+    aspect = left_width / left_height
+    width, height = math.sqrt(area_px * aspect), math.sqrt(area_px / aspect)
+    return max(2, round(width / 2) * 2), max(2, round(height / 2) * 2)
+
+
+def conformed_pictures(
+    uri: str,
+    source: SourceFormat,
+    start_s: float,
+    *,
+    margins_px: Margins,
+    area_px: int,
+    frames: int,
+    fps: int,
+    pixel_format: PixelFormat,
+    on_progress: Callable[[], None],
+    thread_count: int = 1,
+) -> Iterator[VideoFrame]:
+    """Exactly `frames` pictures at `fps` from `start_s` on, of `conformed_size`.
+
+    A picture that stays for several ticks comes as the same object again. `yuv420p` is limited
+    range BT.709, `rgb24` its full-range counterpart.
+
+    Args:
+        uri: the file.
+        source: its format, as `probe` found it.
+        start_s: source time of the first tick.
+        margins_px: bars to take off.
+        area_px: width x height of what comes out.
+        frames: how many.
+        fps: ticks a second.
+        pixel_format: of what comes out.
+        on_progress: called with every decoded picture.
+        thread_count: of the video decoder.
+
+    Raises:
+        MediaError: the file cannot be read, `no_decodable_frames` or `no_picture_left`.
+    """
+    conformer = PictureConformer(source, margins_px, area_px, pixel_format)
+    lead_s = _DEINTERLACE_LEAD_FRAMES / (source.fps or 25.0) if source.interlaced else 0.0
+    # Nothing later than half a tick after the last one can be the nearest to it.
+    end_s = start_s + (frames - 0.5) / fps
+    timed = _reporting(
+        pictures(uri, source, start_s - lead_s, end_s, thread_count=thread_count), on_progress
+    )
+    last: VideoFrame | None = None
+    conformed: VideoFrame | None = None
+    for frame in sample_and_hold(deinterlaced(timed), start_s, frames=frames, fps=fps):
+        if conformed is None or frame is not last:
+            last, conformed = frame, conformer.conform(frame)
+        yield conformed
+
+
+def sample_and_hold(
+    timed: Iterable[tuple[float, Shown]], start_s: float, *, frames: int, fps: int
+) -> Iterator[Shown]:
+    """What each of `frames` output ticks shows.
+
+    Every picture belongs to the tick nearest to its presentation time; of several the last wins,
+    and a tick that none belongs to repeats the one before. So an instant of the source moves by
+    half a tick at most. Ticks before the first picture show that one.
+
+    Args:
+        timed: pictures with their times in seconds, in presentation order, not empty.
+        start_s: time of the first tick.
+        frames: how many ticks.
+        fps: ticks a second.
+    """
+    shown: list[Shown] = []
+    tick = 0
+    for time_s, picture in timed:
+        while shown and tick < frames and time_s > _half_tick_after(tick, start_s, fps):
+            yield shown[0]
+            tick += 1
+        if tick == frames:
+            return
+        shown = [picture]
+    while shown and tick < frames:
+        yield shown[0]
+        tick += 1
+
+
+def _half_tick_after(tick: int, start_s: float, fps: int) -> float:
+    return start_s + (2 * tick + 1) / (2 * fps) - _TIME_TOLERANCE_S
+
+
+def _reporting(
+    timed: Iterable[tuple[float, VideoFrame]], on_progress: Callable[[], None]
+) -> Iterator[tuple[float, VideoFrame]]:
+    for time_s, frame in timed:
+        on_progress()
+        yield time_s, frame
+
+
+def deinterlaced(timed: Iterable[tuple[float, VideoFrame]]) -> Iterator[tuple[float, VideoFrame]]:
+    """The pictures with interlaced ones made progressive (bwdif), at the same times and rate.
+
+    Progressive pictures pass as they are, also between interlaced ones.
+    """
+    deinterlacer: _Deinterlacer | None = None
+    for time_s, frame in timed:
+        if deinterlacer is not None and not deinterlacer.fits(frame):
+            yield from deinterlacer.finish()
+            deinterlacer = None
+        if deinterlacer is None and frame.interlaced_frame:
+            deinterlacer = _Deinterlacer(frame)
+        if deinterlacer is None:
+            yield time_s, frame
+        else:
+            yield from deinterlacer.push(time_s, frame)
+    if deinterlacer is not None:
+        yield from deinterlacer.finish()
+
+
+class _Deinterlacer:
+    """bwdif on frames of one shape; it holds one frame back."""
+
+    def __init__(self, frame: VideoFrame) -> None:
+        self._shape = (frame.width, frame.height, frame.format.name)
+        self._graph = _filter_graph(frame, [("bwdif", "mode=send_frame:deint=interlaced")])
+        self._times_s: list[float] = []
+
+    def fits(self, frame: VideoFrame) -> bool:
+        return self._shape == (frame.width, frame.height, frame.format.name)
+
+    def push(self, time_s: float, frame: VideoFrame) -> Iterator[tuple[float, VideoFrame]]:
+        # Presentation times may lie unevenly: the filter gets numbers, which find the time again.
+        frame.pts = len(self._times_s)
+        self._times_s.append(time_s)
+        self._graph.vpush(frame)
+        return self._pull()
+
+    def finish(self) -> Iterator[tuple[float, VideoFrame]]:
+        self._graph.vpush(None)
+        return self._pull()
+
+    def _pull(self) -> Iterator[tuple[float, VideoFrame]]:
+        while True:
+            try:
+                frame = self._graph.vpull()
+            except (BlockingIOError, EOFError):
+                return
+            assert frame.pts is not None
+            # The filter's clock runs at twice the rate, to have a tick for every field.
+            yield self._times_s[frame.pts // 2], frame
+
+
+class PictureConformer:
+    """Turns progressive frames as the codec stores them into conformed pictures.
+
+    Args:
+        source: the format that the margins speak of.
+        margins_px: bars to take off.
+        area_px: width x height of what comes out.
+        pixel_format: of what comes out.
+    """
+
+    def __init__(
+        self, source: SourceFormat, margins_px: Margins, area_px: int, pixel_format: PixelFormat
+    ) -> None:
+        self._source = source
+        self._margins_px = margins_px
+        self._pixel_format = pixel_format
+        self.width, self.height = conformed_size(source, margins_px, area_px)
+        self._key: tuple[object, ...] | None = None
+        self._graph: Graph | None = None
+
+    def conform(self, frame: VideoFrame) -> VideoFrame:
+        """One picture of `width` x `height`, of the conformer's pixel format."""
+        frame.pts = 0
+        key = (frame.width, frame.height, frame.format.name, _colour_arguments(frame))
+        if self._graph is None or key != self._key:
+            # A stream may change its size or its tags on the way.
+            self._key = key
+            self._graph = _filter_graph(frame, self._filters(frame))
+        self._graph.vpush(frame)
+        return self._graph.vpull()
+
+    def _filters(self, frame: VideoFrame) -> list[tuple[str, str]]:
+        rotation_deg = self._source.rotation_deg
+        sideways = rotation_deg in (90, 270)
+        width, height = (self.height, self.width) if sideways else (self.width, self.height)
+        left, top, kept_width, kept_height = _coded_crop(self._source, self._margins_px, frame)
+        rgb = self._pixel_format == "rgb24"
+        out = "out_range=pc" if rgb else "out_range=tv:out_color_matrix=bt709"
+        scale = f"{width}:{height}:flags={_SCALER_FLAGS}:{_colour_arguments(frame)}:{out}"
+        turns = {
+            90: [("transpose", "clock")],
+            180: [("hflip", ""), ("vflip", "")],
+            270: [("transpose", "cclock")],
+        }
+        return [
+            ("crop", f"{kept_width}:{kept_height}:{left}:{top}:exact=1"),
+            ("scale", scale),
+            ("format", self._pixel_format),
+            *turns.get(rotation_deg, []),
+        ]
+
+
+def _coded_crop(
+    source: SourceFormat, margins_px: Margins, frame: VideoFrame
+) -> tuple[int, int, int, int]:
+    """Left, top, width and height of what is kept, in pixels as the codec stores them.
+
+    Where there is a margin the border moves inwards to the next whole chroma sample: a pixel of the
+    picture less is better than a line of the bar.
+    """
+    assert source.width and source.height
+    shares = {  # of the displayed picture
+        "top": margins_px.top / source.height,
+        "right": margins_px.right / source.width,
+        "bottom": margins_px.bottom / source.height,
+        "left": margins_px.left / source.width,
+    }
+    # Turning clockwise carries the stored left side to the top, the top to the right, and so on.
+    clockwise = ["left", "top", "right", "bottom"]
+    quarter_turns = source.rotation_deg // 90
+    coded = {
+        side: shares[clockwise[(position + quarter_turns) % 4]]
+        for position, side in enumerate(clockwise)
+    }
+    step_x = 16 // max(1, frame.format.chroma_width(16))
+    step_y = 16 // max(1, frame.format.chroma_height(16))
+    left = _inwards(coded["left"] * frame.width, step_x)
+    top = _inwards(coded["top"] * frame.height, step_y)
+    right, bottom = frame.width, frame.height
+    if coded["right"] > 0:
+        right = _outwards((1 - coded["right"]) * frame.width, step_x)
+    if coded["bottom"] > 0:
+        bottom = _outwards((1 - coded["bottom"]) * frame.height, step_y)
+    if right - left < step_x or bottom - top < step_y:
+        raise MediaError("no_picture_left", "The margins leave nothing of the picture.")
+    return left, top, right - left, bottom - top
+
+
+def _inwards(position_px: float, step_px: int) -> int:
+    return math.ceil(position_px / step_px - 1e-6) * step_px
+
+
+def _outwards(position_px: float, step_px: int) -> int:
+    return math.floor(position_px / step_px + 1e-6) * step_px
+
+
+def _colour_arguments(frame: VideoFrame) -> str:
+    """What the scaler has to know of a frame's colours, as arguments of FFmpeg's filter `scale`.
+
+    Matrix and range are converted for every source. Primaries and transfer only where they matter
+    much, for wide gamut and HDR sources (tone-mapped): building those tables takes two seconds.
+    """
+    long_side, short_side = max(frame.width, frame.height), min(frame.width, frame.height)
+    high_definition = long_side >= _HD_LONG_SIDE_PX or short_side > _SD_SHORT_SIDE_PX
+    matrix = _MATRICES.get(int(frame.colorspace), "bt709" if high_definition else "bt601")
+    full_range = is_full_range(frame)
+    arguments = f"in_color_matrix={matrix}:in_range={'pc' if full_range else 'tv'}"
+    transfer = int(frame.color_trc)
+    if int(frame.color_primaries) == _BT2020_PRIMARIES or transfer in _HDR_TRANSFERS:
+        arguments += (
+            f":in_primaries=bt2020:in_transfer={_TRANSFERS.get(transfer, 'bt709')}"
+            ":out_primaries=bt709:out_transfer=bt709"
+        )
+    return arguments
+
+
+def _filter_graph(frame: VideoFrame, filters: list[tuple[str, str]]) -> Graph:
+    graph = Graph()
+    graph.threads = 1
+    last = graph.add(
+        "buffer",
+        f"video_size={frame.width}x{frame.height}:pix_fmt={frame.format.name}"
+        ":time_base=1/1000:pixel_aspect=1/1",
+    )
+    for name, arguments in [*filters, ("buffersink", "")]:
+        following = graph.add(name, arguments or None)
+        last.link_to(following)
+        last = following
+    graph.configure()
+    return graph
+
+
+def audio_length(frames: int, fps: int, rate_hz: int) -> int:
+    """How many samples go with `frames` frames: 80,667 for 121 at 24 fps and 16 kHz."""
+    return round(frames * rate_hz / fps)
+
+
+def conformed_audio(
+    uri: str,
+    source: SourceFormat,
+    start_s: float,
+    end_s: float,
+    *,
+    samples: int,
+    rate_hz: int,
+    channels: int,
+) -> npt.NDArray[np.float32]:
+    """A clip's sound: float32 [samples, channels], full scale at +-1, silent from `end_s` on.
+
+    The first sample lies at `start_s` to within half a sample. Sound that would pass full scale is
+    turned down as a whole.
+
+    Args:
+        uri: the file.
+        source: its format, as `probe` found it.
+        start_s: source time of the first sample.
+        end_s: source time from which on it is silence.
+        samples: how many come out.
+        rate_hz: their rate.
+        channels: 1 or 2.
+
+    Raises:
+        MediaError: the file cannot be read, or it has no sound (`no_audio`).
+    """
+    block = read_audio(
+        uri,
+        source,
+        start_s - _AUDIO_PADDING_S,
+        start_s + samples / rate_hz + _AUDIO_PADDING_S,
+    )
+    mixed = downmix(block.samples, channels)
+    if block.rate_hz != rate_hz:
+        mixed = np.asarray(soxr.resample(mixed, block.rate_hz, rate_hz, quality="VHQ"), np.float32)
+    first = round((start_s - block.start_s) * rate_hz)
+    conformed = np.zeros((samples, channels), np.float32)
+    audible = round(min(samples, max(0.0, (end_s - start_s) * rate_hz)))
+    kept = mixed[first : first + audible]
+    conformed[: len(kept)] = kept
+    peak = float(np.max(np.abs(conformed), initial=0.0))
+    return conformed / np.float32(peak) if peak > 1.0 else conformed
+
+
+_CENTRE = _SURROUND = math.sqrt(0.5)
+# Gains to the left side of a stereo mix by ITU-R BS.775, channels in FFmpeg's order; the right side
+# mirrors them. Low frequency effects are left out, as the recommendation does.
+_TO_LEFT: dict[int, tuple[float, ...]] = {
+    1: (1.0,),
+    2: (1.0, 0.0),
+    5: (1.0, 0.0, _CENTRE, _SURROUND, 0.0),
+    6: (1.0, 0.0, _CENTRE, 0.0, _SURROUND, 0.0),
+    7: (1.0, 0.0, _CENTRE, 0.0, 0.5, _SURROUND, 0.0),
+    8: (1.0, 0.0, _CENTRE, 0.0, _SURROUND, 0.0, _SURROUND, 0.0),
+}
+_TO_RIGHT: dict[int, tuple[float, ...]] = {
+    1: (1.0,),
+    2: (0.0, 1.0),
+    5: (0.0, 1.0, _CENTRE, 0.0, _SURROUND),
+    6: (0.0, 1.0, _CENTRE, 0.0, 0.0, _SURROUND),
+    7: (0.0, 1.0, _CENTRE, 0.0, 0.5, 0.0, _SURROUND),
+    8: (0.0, 1.0, _CENTRE, 0.0, 0.0, _SURROUND, 0.0, _SURROUND),
+}
+
+
+def downmix(samples: npt.NDArray[np.float32], channels: int) -> npt.NDArray[np.float32]:
+    """Mix down to stereo by ITU-R BS.775, and to mono as the mean of that.
+
+    Other channel counts than 1, 2 and 5 to 8 do not say what their channels are: their mean is
+    taken. The mix of more than two channels may pass full scale.
+
+    Args:
+        samples: float32 [samples, channels of the source], in FFmpeg's order.
+        channels: 1 or 2.
+
+    Returns:
+        float32 [samples, channels].
+    """
+    count = samples.shape[1]
+    evenly = (1.0 / count,) * count
+    left = np.asarray(_TO_LEFT.get(count, evenly), np.float32)
+    right = np.asarray(_TO_RIGHT.get(count, evenly), np.float32)
+    matrix = np.stack([left, right], axis=1)
+    if channels == 1:
+        matrix = matrix.mean(axis=1, keepdims=True)
+    return np.ascontiguousarray(samples @ matrix, dtype=np.float32)

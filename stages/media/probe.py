@@ -1,0 +1,180 @@
+"""What is in a file: streams, sizes, times. Decodes one picture and one block of sound at most."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable
+from fractions import Fraction
+
+import av
+import av.error
+from av.audio.frame import AudioFrame
+from av.container import InputContainer
+from av.stream import Disposition
+from av.video.frame import VideoFrame
+
+from manifests.errors import MediaError
+from stages.media.blocks import SourceFormat
+from stages.media.open import open_media
+
+_FULL_RANGE = 2  # AVCOL_RANGE_JPEG
+_STILL_IMAGE_CONTAINERS = frozenset({"image2", "png_pipe", "jpeg_pipe", "webp_pipe", "bmp_pipe"})
+_PROBE_PACKETS = 2000
+"""How many packets are tried before a stream counts as undecodable."""
+
+
+def probe(uri: str) -> SourceFormat:
+    """Read a file's format, and make sure that each stream used really decodes.
+
+    The first real video stream and the first audio stream are used; attached pictures (cover art)
+    are not video.
+
+    Raises:
+        MediaError: what `open_media` raises, `no_media_streams`, or `no_decodable_frames`.
+    """
+    with open_media(uri) as container:
+        video = next(
+            (
+                stream
+                for stream in container.streams.video
+                if not Disposition.attached_pic & stream.disposition
+            ),
+            None,
+        )
+        audio = next(iter(container.streams.audio), None)
+        if video is None and audio is None:
+            raise MediaError(
+                "no_media_streams", "It holds neither pictures nor sound.", subject=uri
+            )
+        frames = _first_frames(container, [part for part in (video, audio) if part is not None])
+        picture = frames.get(video.index) if video is not None else None
+        sound = frames.get(audio.index) if audio is not None else None
+        if picture is None and sound is None:
+            raise MediaError(
+                "no_decodable_frames",
+                "Its header is there but nothing in it decodes.",
+                subject=uri,
+                remedy="It is probably truncated: upload it again.",
+            )
+        if not isinstance(picture, VideoFrame):
+            video = None
+        if not isinstance(sound, AudioFrame):
+            audio = None
+        origin_s = (container.start_time or 0) / av.time_base
+        duration_s = _duration_s(container, video if video is not None else audio, origin_s)
+        still = container.format.name in _STILL_IMAGE_CONTAINERS or (
+            video is not None and audio is None and video.frames == 1 and not duration_s
+        )
+        aspect = 1.0
+        rotation_deg = 0
+        width = height = None
+        if video is not None and isinstance(picture, VideoFrame):
+            aspect = float(video.sample_aspect_ratio or 1) or 1.0
+            rotation_deg = _rotation_deg(picture)
+            width, height = _displayed_size(picture.width, picture.height, aspect, rotation_deg)
+        return SourceFormat(
+            modality="audio" if video is None else "image" if still else "video",
+            container=container.format.name,
+            duration_s=duration_s,
+            container_start_s=origin_s,
+            video_index=video.index if video is not None else None,
+            video_codec=video.codec_context.name if video is not None else None,
+            coded_width=picture.width if isinstance(picture, VideoFrame) else None,
+            coded_height=picture.height if isinstance(picture, VideoFrame) else None,
+            width=width,
+            height=height,
+            fps=_rate(video.average_rate or video.guessed_rate) if video is not None else None,
+            rotation_deg=rotation_deg,
+            sample_aspect_ratio=aspect,
+            interlaced=isinstance(picture, VideoFrame) and bool(picture.interlaced_frame),
+            full_range=isinstance(picture, VideoFrame) and is_full_range(picture),
+            video_start_s=_start_s(video, picture, origin_s),
+            audio_index=audio.index if audio is not None else None,
+            audio_codec=audio.codec_context.name if audio is not None else None,
+            audio_start_s=_start_s(audio, sound, origin_s),
+            # From the decoded frame: a header may state the core rate of a spectrally extended AAC.
+            audio_rate_hz=sound.sample_rate if isinstance(sound, AudioFrame) else None,
+            audio_channels=sound.layout.nb_channels if isinstance(sound, AudioFrame) else None,
+        )
+
+
+def probe_in_child(uri: str, progress: Callable[[], None]) -> SourceFormat:
+    """`probe`, as the killable child calls it."""
+    progress()
+    return probe(uri)
+
+
+def is_full_range(picture: VideoFrame) -> bool:
+    """Whether luma runs from 0 to 255 (JPEG range) rather than from 16 to 235."""
+    return int(picture.color_range) == _FULL_RANGE or picture.format.name.startswith("yuvj")
+
+
+def _first_frames(
+    container: InputContainer, streams: list[av.stream.Stream]
+) -> dict[int, VideoFrame | AudioFrame]:
+    """The first frame that decodes of every stream, by stream index, in one pass without seeking."""
+    found: dict[int, VideoFrame | AudioFrame] = {}
+    with contextlib.suppress(av.error.FFmpegError):
+        for count, packet in enumerate(container.demux(streams)):
+            if count > _PROBE_PACKETS:
+                break
+            if packet.stream.index in found:
+                continue
+            # A damaged packet is no reason to give up: the next one may decode.
+            with contextlib.suppress(av.error.FFmpegError):
+                for frame in packet.decode():
+                    if isinstance(frame, VideoFrame | AudioFrame):
+                        found.setdefault(packet.stream.index, frame)
+            if len(found) == len(streams):
+                break
+    return found
+
+
+def _rotation_deg(picture: VideoFrame) -> int:
+    """Clockwise degrees that make the picture upright: 0, 90, 180 or 270."""
+    with contextlib.suppress(ValueError, OverflowError):
+        # The display matrix's angle is counted counterclockwise.
+        return int(round(-picture.rotation / 90.0) * 90) % 360
+    return 0
+
+
+def _displayed_size(
+    coded_width: int, coded_height: int, aspect: float, rotation_deg: int
+) -> tuple[int, int]:
+    width = round(coded_width * aspect)
+    return (coded_height, width) if rotation_deg in (90, 270) else (width, coded_height)
+
+
+def _rate(rate: Fraction | None) -> float | None:
+    return float(rate) if rate else None
+
+
+def _start_s(
+    stream: av.stream.Stream | None,
+    frame: VideoFrame | AudioFrame | None,
+    origin_s: float,
+) -> float | None:
+    if stream is None or frame is None:
+        return None
+    if frame.pts is not None and frame.time_base:
+        return float(frame.pts * frame.time_base) - origin_s
+    return 0.0
+
+
+def _duration_s(
+    container: InputContainer, stream: av.stream.Stream | None, origin_s: float
+) -> float:
+    """When the stream ends, in source time; read from its packets where no header says it."""
+    if stream is not None and stream.duration and stream.time_base:
+        start = float((stream.start_time or 0) * stream.time_base) - origin_s
+        return start + float(stream.duration * stream.time_base)
+    if container.duration:
+        return float(container.duration) / av.time_base
+    end_s = 0.0
+    with contextlib.suppress(av.error.FFmpegError):
+        container.seek(0, backward=True)
+        for packet in container.demux(stream):
+            if packet.pts is not None and packet.time_base:
+                length = packet.duration or 0
+                end_s = max(end_s, float((packet.pts + length) * packet.time_base) - origin_s)
+    return end_s

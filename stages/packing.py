@@ -1,0 +1,76 @@
+"""Packing in the killable child: a sample's fragment, and a shard out of its fragments."""
+
+from __future__ import annotations
+
+import dataclasses
+import tempfile
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+from manifests.storage import open_storage
+from stages.sample import PackProfile, SampleFragment, SampleTask, write_sample
+from stages.shard import assemble_shard
+
+
+@dataclasses.dataclass(frozen=True)
+class FragmentTask:
+    """A sample to make; its fragment goes to `path` below `out`."""
+
+    out: str
+    path: str
+    sample: SampleTask
+    profile: PackProfile
+
+
+@dataclasses.dataclass(frozen=True)
+class ShardTask:
+    """A shard to assemble at `path` below `out` from fragments that lie there, in this order."""
+
+    out: str
+    path: str
+    fragments: Sequence[str]
+
+
+def write_fragment(task: FragmentTask, progress: Callable[[], None]) -> SampleFragment:
+    """Make a sample and leave its fragment in OUT.
+
+    Raises:
+        MediaError: the clip cannot be decoded.
+        StorageError: OUT cannot be written.
+    """
+    storage = open_storage(task.out)
+    local = storage.local_path(task.path)
+    if local is not None:
+        local.parent.mkdir(parents=True, exist_ok=True)
+        return write_sample(task.sample, task.profile, local, progress)
+    with tempfile.TemporaryDirectory() as folder:
+        file = Path(folder) / "fragment"
+        fragment = write_sample(task.sample, task.profile, file, progress)
+        storage.put_file(task.path, file)
+        return fragment
+
+
+def write_shard(task: ShardTask, progress: Callable[[], None]) -> list[int]:
+    """Assemble a shard in OUT; the offsets of its fragments.
+
+    Raises:
+        StorageError: OUT cannot be read or written.
+    """
+    storage = open_storage(task.out)
+    with tempfile.TemporaryDirectory() as folder:
+        fragments = []
+        for index, path in enumerate(task.fragments):
+            progress()
+            local = storage.local_path(path)
+            if local is None:
+                local = Path(folder) / str(index)
+                local.write_bytes(storage.read(path))
+            fragments.append(local)
+        destination = storage.local_path(task.path)
+        if destination is not None:
+            destination.parent.mkdir(parents=True, exist_ok=True)
+            return assemble_shard(fragments, destination)
+        shard = Path(folder) / "shard"
+        offsets = assemble_shard(fragments, shard)
+        storage.put_file(task.path, shard)
+        return offsets

@@ -1,0 +1,43 @@
+"""Every stage there is, by name. A new stage is one file and one line here."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import pyarrow as pa
+
+from manifests.records import ClipRow, StageMark, arrow_schema, struct_type
+from stages.contract import ClipStage, SignalStage, Stage, StageParameters
+from stages.faces import FacesStage
+from stages.loudness import LoudnessStage
+from stages.motion import MotionStage
+from stages.picture import PictureStage
+from stages.shots import ShotsStage
+from stages.speech import SpeechStage
+from stages.sync import SyncStage
+
+SIGNAL_STAGES: dict[str, type[SignalStage[Any]]] = {
+    stage.name: stage
+    for stage in (ShotsStage, PictureStage, MotionStage, FacesStage, LoudnessStage, SpeechStage)
+}
+CLIP_STAGES: dict[str, type[ClipStage[Any]]] = {stage.name: stage for stage in (SyncStage,)}
+STAGES: dict[str, type[Stage[Any]]] = {**SIGNAL_STAGES, **CLIP_STAGES}
+
+
+def build_signal_stage(name: str, parameters: Mapping[str, Any]) -> SignalStage[StageParameters]:
+    """The signal stage of that name with its parameters validated and its backend resolved."""
+    stage = SIGNAL_STAGES[name]
+    return stage(stage.Parameters.model_validate(parameters))
+
+
+def build_clip_stage(name: str, parameters: Mapping[str, Any]) -> ClipStage[StageParameters]:
+    """The clip stage of that name with its parameters validated and its backend resolved."""
+    stage = CLIP_STAGES[name]
+    return stage(stage.Parameters.model_validate(parameters))
+
+
+def clips_schema() -> pa.Schema:
+    """Schema of the table `clips`: the clip's own columns, then one struct per stage."""
+    structs = [pa.field(name, struct_type(stage.Record, StageMark)) for name, stage in STAGES.items()]
+    return pa.schema([*arrow_schema(ClipRow), *structs])

@@ -1,0 +1,1 @@
+"""Training on curated shards: reading kept samples (models and the loop follow)."""
