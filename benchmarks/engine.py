@@ -53,9 +53,7 @@ class DataWorker:
         """Measure one unit."""
         task = pickle.loads(row["task"])
         try:
-            found = self._child.call(
-                "benchmarks.engine:measure_and_tell", task, subject=task.uri
-            )
+            found = self._child.call("benchmarks.engine:measure_and_tell", task, subject=task.uri)
             assert isinstance(found, dict)
             return {"worker": found["worker"], "rows": found["rows"]}
         except TwinreelError:
@@ -75,15 +73,22 @@ def unit_tasks(bucket: str, configuration: JobConfiguration) -> list[UnitTask]:
         for unit in plan_units(row, configuration.decode.unit_s):
             tasks.append(
                 UnitTask(
-                    file.source_id, file.uri, source, unit.unit_index, unit.start_s, unit.end_s,
-                    unit.open_start, unit.open_end,
+                    file.source_id,
+                    file.uri,
+                    source,
+                    unit.unit_index,
+                    unit.start_s,
+                    unit.end_s,
+                    unit.open_start,
+                    unit.open_end,
                     {
                         name: json.dumps(configuration.stage_parameters(name))
                         for name in resolved.signal_stages
                     },
                     {**resolved.fingerprints, "unit": resolved.unit},
-                    1, 0.1,
-                )  # fmt: skip
+                    1,
+                    0.1,
+                )
             )
     return sorted(tasks, key=lambda task: task.start_s - task.end_s)
 

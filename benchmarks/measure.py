@@ -190,7 +190,10 @@ def repeated(uri: str, times: int, folder: Path) -> Path:
 def median_cost(costs: list[Cost]) -> Cost:
     """The median of every figure."""
     return Cost(
-        *(statistics.median(getattr(cost, f.name) for cost in costs) for f in dataclasses.fields(Cost))
+        *(
+            statistics.median(getattr(cost, f.name) for cost in costs)
+            for f in dataclasses.fields(Cost)
+        )
     )
 
 

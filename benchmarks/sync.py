@@ -158,6 +158,11 @@ def report(name: str, found: list[Trial], tolerance_frames: float) -> str:
             f"of these at or above the gate {passing}; "
             f"without sync below the gate {rejected}/{len(negative)}"
         )
+        lines += [
+            f"  - {trial.clip}: {trial.verdict(tolerance_frames)}"
+            for trial in ours
+            if trial.verdict(tolerance_frames) != "right"
+        ]
     return "\n".join([*lines, ""])
 
 

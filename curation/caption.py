@@ -11,7 +11,7 @@ def caption(job: Job) -> None:
     """Write the captions that are missing, from the measurements of each clip."""
     resolved = job.resolved.selection.caption
     assert resolved is not None
-    style, fingerprint = resolved
+    style, fingerprint = job.configuration.caption.style, resolved[1]
     with job.connect() as connection:
         rows = connection.sql(
             """SELECT d.* FROM dataset d LEFT JOIN captions c USING (clip_id)

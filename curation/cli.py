@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import signal
 import sys
 from pathlib import Path
 from typing import Annotated, Any
@@ -24,6 +25,7 @@ app = typer.Typer(
     "Start with `twinreel demo-bucket raw`, then `twinreel curate raw --out out`, then open"
     " `out/report.html` or ask `twinreel inspect out`.",
 )
+_INTERRUPTED = 130
 plan_app = typer.Typer(no_args_is_help=True, help="What a job would do, before it is paid for.")
 app.add_typer(plan_app, name="plan")
 
@@ -46,7 +48,7 @@ Assignments = Annotated[
         "--set",
         metavar="KEY=VALUE",
         help="One setting over all else, e.g. `clip.frames=97` or"
-        " `gates.loud=\"loudness.mean_volume_db > -30\"`. An empty value removes a gate.",
+        " `'gates.loud=loudness.mean_volume_db > -30'`. An empty value removes a gate.",
     ),
 ]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON instead of tables.")]
@@ -189,9 +191,8 @@ def verify(
     as_json: AsJson = False,
 ) -> None:
     """Read every kept sample back from its shard: checksum, frames, sound. Exit 1 if one is bad."""
-    from training.samples import verify_samples  # noqa: PLC0415
-
     from curation.inspect import open_view  # noqa: PLC0415
+    from training.samples import verify_samples  # noqa: PLC0415
 
     result = verify_samples(out, open_view(out))
     if as_json:
@@ -251,18 +252,25 @@ def demo_bucket(
 
 def main() -> None:
     """Entry point: every error is one message and an exit code."""
+    # Schedulers end jobs with SIGTERM: that leaves OUT as tidy as an interrupt at the keyboard.
+    signal.signal(signal.SIGTERM, _interrupt)
     try:
         app(standalone_mode=True)
     except TwinreelError as error:
-        Console(stderr=True).print(f"[red]error:[/] {_escape(str(error))}", highlight=False)
+        message = f"[red]error:[/] {_escape(str(error))}"
+        # One line however narrow the terminal: paths must survive copying, and logs `grep`.
+        Console(stderr=True).print(message, highlight=False, soft_wrap=True)
         sys.exit(error.exit_code)
-    except KeyboardInterrupt:
-        Console(stderr=True).print("stopped; the same command goes on from what is committed")
-        sys.exit(1)
-    except BrokenPipeError:
-        # The reader of a pipe had enough: not an error, and Python must not try to flush it.
-        sys.stderr.close()
-        sys.exit(0)
+    except SystemExit as stop:
+        # Typer has already turned an interrupt into this code, without a word.
+        if stop.code == _INTERRUPTED:
+            typer.echo("stopped; the same command goes on from what is committed", err=True)
+            sys.exit(1)
+        raise
+
+
+def _interrupt(signal_number: int, frame: object) -> None:
+    raise KeyboardInterrupt
 
 
 def _print_summary(summary: Any, out: str, *, as_json: bool) -> None:  # noqa: ANN401

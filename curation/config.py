@@ -32,7 +32,9 @@ class DecodeSettings(_Settings):
 
     unit_s: float = pydantic.Field(180.0, gt=0, description="seconds of a source decoded in one go")
     threads: int = pydantic.Field(1, ge=1, description="threads of one video decoder")
-    stall_s: float = pydantic.Field(60.0, gt=0, description="seconds without progress before a kill")
+    stall_s: float = pydantic.Field(
+        60.0, gt=0, description="seconds without progress before a kill"
+    )
     memory_mb: int = pydantic.Field(3072, ge=256, description="memory of one decoding process")
     retries: int = pydantic.Field(1, ge=0, description="further tries after a crash or a hang")
     max_damaged_share: float = pydantic.Field(
@@ -118,7 +120,7 @@ class JobConfiguration(_Settings):
     preset: str = "quickstart"
     inputs: InputSettings = InputSettings()
     decode: DecodeSettings = DecodeSettings()
-    stages: StageSettings = pydantic.Field(default_factory=StageSettings)  # type: ignore[valid-type]
+    stages: StageSettings = pydantic.Field(default_factory=StageSettings)
     clip: ClipSettings = ClipSettings()
     gates: dict[str, GateSettings] = {}
     caption: CaptionSettings = CaptionSettings()
@@ -175,6 +177,8 @@ def load_configuration(
         name = preset or overlay.get("preset", "quickstart")
         values = {**_read_preset(str(name)), "preset": name}
     values = _merge(values, overlay)
+    if preset is not None:
+        values["preset"] = preset
     for assignment in assignments:
         values = _merge(values, _parse_assignment(assignment))
     try:
@@ -250,9 +254,7 @@ def _merge(below: Mapping[str, Any], above: Mapping[str, Any]) -> dict[str, Any]
         both = isinstance(under, Mapping) and isinstance(value, Mapping)
         # A gate is replaced whole: a new threshold must not inherit the old one's backends.
         merged[key] = (
-            _merge(under, value)
-            if both and not _is_gate(under) and under is not None
-            else value
+            _merge(under, value) if both and not _is_gate(under) and under is not None else value
         )
     return merged
 

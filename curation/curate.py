@@ -166,9 +166,7 @@ def _close(job: Job, skipped: int, *, render_previews: bool) -> Summary:
     with job.connect() as connection:
         state = funnel(connection)
         notes = _notes(job, connection)
-    return Summary(
-        job.decoded_units, job.decoded_clips, job.rows_written, skipped, notes, state
-    )
+    return Summary(job.decoded_units, job.decoded_clips, job.rows_written, skipped, notes, state)
 
 
 def _notes(job: Job, connection: Any) -> list[str]:  # noqa: ANN401 - DuckDB's connection

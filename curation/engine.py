@@ -13,6 +13,8 @@ import contextlib
 import dataclasses
 import logging
 import os
+import signal
+import threading
 from collections.abc import Iterable, Iterator
 from types import TracebackType
 from typing import Any
@@ -80,6 +82,8 @@ class Engine:
 
     def close(self) -> None:
         """End the workers, and Ray where it was started here."""
+        if not self._workers and not self._owns_ray:
+            return
         import ray  # noqa: PLC0415 - a run that has nothing to do must not pay for Ray
 
         for worker in self._workers:
@@ -142,9 +146,8 @@ class Engine:
         if not ray.is_initialized():
             self._connect()
         settings, decode = self._settings, self._decode
-        count = settings.workers or max(
-            1, int(ray.cluster_resources().get("CPU", 1) / settings.cpus_per_worker)
-        )
+        resources: dict[str, float] = ray.cluster_resources()  # type: ignore[no-untyped-call]
+        count = settings.workers or max(1, int(resources.get("CPU", 1) / settings.cpus_per_worker))
         actor = ray.remote(
             num_cpus=settings.cpus_per_worker, max_restarts=-1, scheduling_strategy="SPREAD"
         )(Worker)
@@ -171,6 +174,7 @@ class Engine:
         import ray  # noqa: PLC0415
 
         address = self._address or os.environ.get("RAY_ADDRESS")
+        on_termination = signal.getsignal(signal.SIGTERM)
         try:
             if address and address != "local":
                 ray.init(address=address, log_to_driver=True, logging_level=logging.ERROR)
@@ -191,6 +195,9 @@ class Engine:
                 remedy="Check the address, and RAY_AUTH_MODE if the cluster asks for a token.",
             ) from error
         self._owns_ray = True
+        if threading.current_thread() is threading.main_thread():
+            # Ray's own handler prints a stack and aborts, and the lease would stay behind.
+            signal.signal(signal.SIGTERM, on_termination)
 
 
 def _last_line(error: Exception) -> str:

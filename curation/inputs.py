@@ -119,7 +119,10 @@ def _files_of(text: str) -> Iterator[_Candidate | InputFile]:
                 yield _Candidate(_local_file(Path(match)))
     else:
         raise UsageError(
-            "input_missing", "There is no such file or folder.", subject=text, remedy="Check the path."
+            "input_missing",
+            "There is no such file or folder.",
+            subject=text,
+            remedy="Check the path.",
         )
 
 
@@ -139,6 +142,9 @@ def _walk(folder: Path) -> Iterator[Path]:
 
 def _local_file(path: Path) -> InputFile:
     absolute = path.absolute()
+    if ".." in absolute.parts:
+        # One file must have one uri, by whatever way it was named.
+        absolute = absolute.parent.resolve() / absolute.name
     try:
         status = absolute.stat()
     except OSError:
@@ -155,7 +161,9 @@ def _list_bucket(url: str) -> Iterator[_Candidate | InputFile]:
     try:
         for entry in storage.list(prefix):
             name = entry.path.rsplit("/", 1)[-1]
-            if not name.startswith(".") and not entry.path.endswith("/"):
+            if entry.size == 0 and not storage.exists(entry.path):
+                continue  # the marker of a folder: the listing drops the slash that it ends with
+            if not name.startswith("."):
                 file = InputFile(f"{root}/{entry.path}", entry.size, entry.etag or "")
                 yield file if entry.path == prefix else _Candidate(file)
     except StorageError as error:
@@ -164,13 +172,6 @@ def _list_bucket(url: str) -> Iterator[_Candidate | InputFile]:
 
 def _read_table(where: str) -> Iterator[InputFile]:
     rows = _table_rows(where)
-    if rows and "uri" not in rows[0]:
-        raise UsageError(
-            "input_table_unreadable",
-            f"It has no column 'uri' (it has {', '.join(rows[0])}).",
-            subject=where,
-            remedy="Name the column that holds paths or URIs 'uri'.",
-        )
     base = where.rsplit("/", 1)[0] if "/" in where else "."
     for row in rows:
         if not row["uri"]:
@@ -191,12 +192,8 @@ def _table_rows(where: str) -> list[dict[str, Any]]:
         if where.lower().endswith(".txt"):
             lines = (line.strip() for line in data.decode().splitlines())
             return [{"uri": line} for line in lines if line and not line.startswith("#")]
-        reader = (
-            pyarrow.csv.read_csv
-            if where.lower().endswith(".csv")
-            else pyarrow.parquet.read_table
-        )
-        table: pa.Table = reader(pa.BufferReader(data))
+        read = _read_csv if where.lower().endswith(".csv") else pyarrow.parquet.read_table
+        table: pa.Table = read(pa.BufferReader(data))
     except (StorageError, UnicodeDecodeError, pa.ArrowException, OSError) as error:
         raise UsageError(
             "input_table_unreadable",
@@ -204,11 +201,30 @@ def _table_rows(where: str) -> list[dict[str, Any]]:
             subject=where,
             remedy="It should be text, CSV or Parquet with a column 'uri'.",
         ) from error
+    if "uri" not in table.column_names:
+        raise UsageError(
+            "input_table_unreadable",
+            f"It has no column 'uri' (it has {', '.join(table.column_names)}).",
+            subject=where,
+            remedy="Name the column that holds paths or URIs 'uri'.",
+        )
     rows: list[dict[str, Any]] = table.to_pylist()
     return rows
 
 
+def _read_csv(data: pa.BufferReader) -> pa.Table:
+    """Every cell as the text that it is (an id may begin with zeros); empty cells are null."""
+    names = pyarrow.csv.open_csv(data).schema.names
+    data.seek(0)
+    options = pyarrow.csv.ConvertOptions(
+        column_types=dict.fromkeys(names, pa.string()), null_values=[""], strings_can_be_null=True
+    )
+    return pyarrow.csv.read_csv(data, convert_options=options)
+
+
 def _named_file(uri: str, base: str) -> InputFile:
+    if "://" in base and not urlsplit(uri).scheme and not uri.startswith("/"):
+        uri = f"{base}/{uri}"
     if urlsplit(uri).scheme not in ("", "file"):
         folder, _, name = uri.rpartition("/")
         try:

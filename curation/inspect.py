@@ -45,13 +45,10 @@ def inspect_clip(out: str, clip_id: str) -> dict[str, Any]:
         UsageError: `unknown_clip`.
     """
     with open_view(out) as connection:
-        rows = (
-            connection.execute(
-                "SELECT * FROM dataset WHERE starts_with(clip_id, $1) LIMIT 2", [clip_id]
-            )
-            .to_arrow_table()
-            .to_pylist()
+        found = connection.sql(
+            "SELECT * FROM dataset WHERE starts_with(clip_id, $1) LIMIT 2", params=[clip_id]
         )
+        rows = found.to_arrow_table().to_pylist()
     if len(rows) != 1:
         raise UsageError(
             "unknown_clip",
@@ -86,7 +83,8 @@ def _file_count(store: Any) -> int:  # noqa: ANN401
 def funnel_lines(state: Funnel, *, distributions: bool) -> Iterator[str]:
     """The funnel as lines of text."""
     sources = state.sources
-    yield f"sources   {sources.total.count:>7}   {_time(sources.ok.seconds)} in {sources.ok.count} that decode"
+    decoded = f"{_time(sources.ok.seconds)} in {sources.ok.count} that decode"
+    yield f"sources   {sources.total.count:>7}   {decoded}"
     for failed in state.failed_files:
         yield f"  failed  {failed.code}: {failed.uri}"
         yield f"          {failed.message}"
@@ -112,7 +110,8 @@ def funnel_lines(state: Funnel, *, distributions: bool) -> Iterator[str]:
             yield f"  {stage.stage} failed on {failure.count} clips: {failure.code}"
     samples = state.samples
     megabytes = samples.bytes / 1e6
-    yield f"samples   {samples.samples:>7}   {_time(samples.seconds)} in {samples.shards} shards, {megabytes:.1f} MB"
+    packed = f"{_time(samples.seconds)} in {samples.shards} shards, {megabytes:.1f} MB"
+    yield f"samples   {samples.samples:>7}   {packed}"
     for failure in samples.failed_by_code:
         yield f"  failed  {failure.count}: {failure.code}"
     if distributions:

@@ -21,7 +21,7 @@ from curation.job import Batch, Job, error_record
 from curation.progress import Progress
 from manifests.decide import decide
 from manifests.errors import MediaError
-from manifests.records import SourceRow, Span, to_mapping
+from manifests.records import SourceRow, to_mapping
 from stages.clip import ClipMeasurement
 from stages.contract import ClipTask
 from stages.media.blocks import SourceFormat
@@ -112,8 +112,7 @@ def unit_tasks(job: Job, connection: duckdb.DuckDBPyConnection) -> list[UnitTask
     }
     sources = _rows(
         connection,
-        "SELECT * FROM sources WHERE status = 'ok' AND modality IN ('video', 'audio')"
-        " ORDER BY uri",
+        "SELECT * FROM sources WHERE status = 'ok' AND modality IN ('video', 'audio') ORDER BY uri",
     )
     retryable = "status = 'ok' OR NOT error.retryable"
     unit_state = {
@@ -201,7 +200,9 @@ def cut_clips(job: Job) -> None:
         progress = Progress("cut", len(missing), "units")
         for first in range(0, len(missing), _CUT_BATCH_UNITS):
             keys = missing[first : first + _CUT_BATCH_UNITS]
-            rows = [row for unit in _units_with_signals(connection, keys) for row in _cut(job, unit)]
+            rows = [
+                row for unit in _units_with_signals(connection, keys) for row in _cut(job, unit)
+            ]
             job.commit({"clips": rows})
             progress.advance(count=len(keys))
         progress.close()
@@ -220,9 +221,7 @@ def look_again(job: Job) -> None:
         for row in candidates:
             if row["applies"] is False:
                 backend = stage.backend.name
-                struct = struct_of(
-                    stage.Record, None, "not_applicable", None, backend, fingerprint
-                )
+                struct = struct_of(stage.Record, None, "not_applicable", None, backend, fingerprint)
                 batch.add({"clips": [_clip_columns(row) | {name: struct}]})
         parameters = json.dumps(job.configuration.stage_parameters(name), sort_keys=True)
         chosen = {row["clip_id"]: row for row in candidates if row["applies"]}
@@ -292,7 +291,7 @@ def _source_row(
         status="ok" if error is None else "failed",
         error=error_record(error) if isinstance(error, MediaError) else None,
         fingerprint=job.resolved.selection.probe or "",
-        **fields,  # type: ignore[arg-type]  # the probe's fields have the row's names and types
+        **fields,
     )
 
 

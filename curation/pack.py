@@ -38,11 +38,14 @@ class PlannedSample:
 
 
 def plan_samples(job: Job) -> list[PlannedSample]:
-    """Kept clips that are not packed in the job's profile yet, by sample id."""
+    """Kept clips of full length that are not packed in the job's profile yet, by sample id."""
     profile = job.configuration.pack.profile()
     with job.connect() as connection:
         rows = (
-            connection.sql("SELECT * FROM dataset WHERE state = 'keep' AND sample IS NULL")
+            connection.sql(
+                """SELECT * FROM dataset WHERE state = 'keep' AND sample IS NULL
+                AND "window" = 'full'"""
+            )
             .to_arrow_table()
             .to_pylist()
         )

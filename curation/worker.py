@@ -23,7 +23,9 @@ class Worker:
     def ready(self) -> None:
         """Nothing: that it can be called shows that the worker could start."""
 
-    def run(self, function: str, argument: object, subject: str) -> tuple[Any, TwinreelError | None]:
+    def run(
+        self, function: str, argument: object, subject: str
+    ) -> tuple[Any, TwinreelError | None]:
         """The result of `function`, or the error of its last try."""
         for _ in range(self._retries):
             try:

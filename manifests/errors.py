@@ -1,4 +1,4 @@
-"""The errors a user can meet: each has a stable code, the file or setting concerned, and a remedy."""
+"""The errors a user can meet: each has a stable code, a subject and a remedy."""
 
 from __future__ import annotations
 

@@ -97,7 +97,7 @@ class Lease:
             try:
                 process = psutil.Process(holder["pid"])
                 # A process number is used again after a while: the start time tells them apart.
-                return abs(process.create_time() - holder["process_started"]) < 1.0
+                return abs(process.create_time() - float(holder["process_started"])) < 1.0
             except psutil.Error:
                 return False
         seen = datetime.datetime.fromisoformat(holder["seen"])

@@ -1,7 +1,7 @@
 """The tables as Python records: what a writer fills in and what the Parquet schema is made of.
 
-A table is a frozen dataclass. `arrow_schema` derives the Parquet schema from its type hints, so that
-the code that writes a row and the schema it is written under cannot drift apart.
+A table is a frozen dataclass. `arrow_schema` derives the Parquet schema from its type hints, so
+that the code that writes a row and the schema it is written under cannot drift apart.
 """
 
 from __future__ import annotations

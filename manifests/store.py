@@ -108,7 +108,8 @@ class Store:
     def read(self, table: str, columns: Sequence[str] | None = None) -> pa.Table:
         """All rows of a table's log; columns that older files lack are null."""
         schema = self.schema(table)
-        parts = [_fit(pq.ParquetFile(file).read(), schema) for file in self.mirror(self.live_files(table))]
+        files = self.mirror(self.live_files(table))
+        parts = [_fit(pq.ParquetFile(file).read(), schema) for file in files]
         whole = pa.concat_tables(parts) if parts else schema.empty_table()
         return whole if columns is None else whole.select(list(columns))
 

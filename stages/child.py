@@ -164,7 +164,7 @@ def _serve(connection: Connection[Any, Any]) -> None:
             result = getattr(importlib.import_module(module), function)(argument, progress)
         except TwinreelError as error:
             connection.send(("error", error))
-        except Exception as error:  # noqa: BLE001 - whatever it is, it becomes that file's row
+        except Exception as error:
             traceback.print_exc()
             connection.send(("error", _unexpected(error)))
         else:

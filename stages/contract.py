@@ -85,12 +85,12 @@ class Observation:
 
 
 class Observer(abc.ABC):
-    """Watches one unit go by; decodes nothing itself."""
+    """Watches one unit go by; decodes nothing itself. Sees, hears, or both, as it overrides."""
 
-    def picture(self, picture: Picture) -> None:
+    def picture(self, picture: Picture) -> None:  # noqa: B027 - need not be overridden
         """See the next picture, in presentation order."""
 
-    def audio(self, block: AudioBlock) -> None:
+    def audio(self, block: AudioBlock) -> None:  # noqa: B027 - need not be overridden
         """Hear the next block of samples, in presentation order."""
 
     @abc.abstractmethod

@@ -181,8 +181,10 @@ def channel_weights(channels: int) -> FloatArray:
 
 
 def k_weighting_sections(rate_hz: int) -> FloatArray:
-    """BS.1770's two filters at any sampling rate: second-order sections, float64 [2, 6]
-    (without the shelf, [1, 6], below 4 kHz)."""
+    """BS.1770's two filters at any sampling rate: second-order sections, float64 [2, 6].
+
+    Below 4 kHz the shelf is left out: [1, 6].
+    """
     # pyloudnorm's default rounds the prototype's frequencies; the set named after De Man has them
     # exact, and gives the Recommendation's own coefficients at 48 kHz.
     filters = pyloudnorm.Meter(rate_hz, filter_class="DeMan")._filters.values()

@@ -97,9 +97,7 @@ def _planar(*planes: np.ndarray) -> np.ndarray:
     return stacked.reshape(height * 3 // 2, width)
 
 
-def _encode_sound(
-    container: OutputContainer, stream: av.AudioStream, task: PreviewTask
-) -> None:
+def _encode_sound(container: OutputContainer, stream: av.AudioStream, task: PreviewTask) -> None:
     block = read_audio(task.uri, task.source, task.start_s, task.end_s)
     channels = block.samples.shape[1]
     samples = block.samples if channels <= 2 else block.samples[:, :2]

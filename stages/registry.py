@@ -39,5 +39,7 @@ def build_clip_stage(name: str, parameters: Mapping[str, Any]) -> ClipStage[Stag
 
 def clips_schema() -> pa.Schema:
     """Schema of the table `clips`: the clip's own columns, then one struct per stage."""
-    structs = [pa.field(name, struct_type(stage.Record, StageMark)) for name, stage in STAGES.items()]
+    structs = [
+        pa.field(name, struct_type(stage.Record, StageMark)) for name, stage in STAGES.items()
+    ]
     return pa.schema([*arrow_schema(ClipRow), *structs])

@@ -7,6 +7,7 @@ remainders that the gate `length` rejects.
 from __future__ import annotations
 
 import dataclasses
+import itertools
 from collections.abc import Mapping, Sequence
 from typing import Any, Literal
 
@@ -167,16 +168,18 @@ def struct_of(
 
 def _windows(start_s: float, end_s: float, settings: ClipSettings) -> list[tuple[float, float]]:
     """Spans that cover a stretch: full windows, then what remains."""
-    # A picture is shown at every output tick of a window that is short by less than half a tick.
+    # A picture is shown at every output tick of a window that is short by less than half a tick;
+    # as little at a stretch's end is no clip of its own either, and goes to the last window.
     slack_s = 0.5 / settings.fps
     count = max(0, int((end_s - start_s + slack_s) // settings.window_s))
     edges = [start_s + index * settings.window_s for index in range(count + 1)]
-    if edges[-1] > end_s - 1e-6 or (count and end_s - edges[-1] < 1e-6):
+    if count and abs(end_s - edges[-1]) <= slack_s:
         edges[-1] = end_s
     else:
         edges.append(end_s)
-    rounded = [round(edge, _MICROSECONDS) for edge in edges]
-    return [(a, b) for a, b in zip(rounded[:-1], rounded[1:], strict=True) if b > a]
+    # Adding zero turns a rounded -0.0 into 0.0: the same time must be the same text.
+    rounded = [round(edge, _MICROSECONDS) + 0.0 for edge in edges]
+    return [(a, b) for a, b in itertools.pairwise(rounded) if b > a]
 
 
 def _window_kind(length_s: float, settings: ClipSettings) -> Literal["full", "short", "remainder"]:
@@ -190,7 +193,5 @@ def _window_kind(length_s: float, settings: ClipSettings) -> Literal["full", "sh
 def _damaged_s(
     damaged: Sequence[Mapping[str, float]] | None, start_s: float, end_s: float
 ) -> float:
-    overlaps = (
-        min(part["end_s"], end_s) - max(part["start_s"], start_s) for part in damaged or ()
-    )
+    overlaps = (min(part["end_s"], end_s) - max(part["start_s"], start_s) for part in damaged or ())
     return float(sum(overlap for overlap in overlaps if overlap > 0))

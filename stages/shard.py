@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 import shutil
 from collections.abc import Iterable, Sequence
 from pathlib import Path
@@ -19,8 +18,8 @@ def plan_shards(
 ) -> list[list[str]]:
     """Which samples share a shard: a function of the set of ids alone, whoever packed them when.
 
-    Ids are hashes, so that sorting them also spreads a source's clips over the shards. Shards
-    differ by one sample at most.
+    Ids are hashes, so that sorting them also spreads a source's clips over the shards. All shards
+    but the last are full: if some of them are already there, planning the rest gives the same ones.
 
     Args:
         sample_ids: in any order.
@@ -34,9 +33,7 @@ def plan_shards(
         raise ValueError("sizes must be positive")
     ordered = sorted(set(sample_ids))
     most = max(1, shard_bytes // bytes_per_sample)
-    shards = -(-len(ordered) // most)
-    borders = [len(ordered) * shard // max(1, shards) for shard in range(shards + 1)]
-    return [ordered[first:end] for first, end in itertools.pairwise(borders)]
+    return [ordered[first : first + most] for first in range(0, len(ordered), most)]
 
 
 def shard_name(sample_ids: Sequence[str]) -> str:

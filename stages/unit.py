@@ -211,7 +211,7 @@ class _Watcher:
             return action()
         except TwinreelError as error:
             self._error = ErrorRecord(error.code, error.message, error.retryable)
-        except Exception as error:  # noqa: BLE001 - one stage's defect must not cost the others
+        except Exception as error:
             message = f"{type(error).__name__}: {error}"
             self._error = ErrorRecord("unexpected_error", message, retryable=False)
         return None

@@ -108,13 +108,15 @@ def verify_samples(out: str, connection: duckdb.DuckDBPyConnection) -> Verificat
         found = _count_frames(members)
         frames += found
         if found != sample.frames:
-            bad.append(f"{sample.shard}: {sample.sample_id} has {found} frames, not {sample.frames}")
+            bad.append(f"{sample.shard}: {sample.sample_id} has {found} frames")
         for audio in (members.get("flac"), members.get("wav")):
             if audio is not None:
                 info = soundfile.info(io.BytesIO(audio))
                 audio_s += info.frames / info.samplerate
                 if info.frames != sample.audio_samples:
-                    bad.append(f"{sample.shard}: {sample.sample_id} has {info.frames} audio samples")
+                    bad.append(
+                        f"{sample.shard}: {sample.sample_id} has {info.frames} audio samples"
+                    )
     return Verification(
         len(samples), len({sample.shard for sample in samples}), frames, audio_s, bad
     )
@@ -123,7 +125,7 @@ def verify_samples(out: str, connection: duckdb.DuckDBPyConnection) -> Verificat
 def _count_frames(members: dict[str, Any]) -> int:
     if "video.npy" in members:
         return int(np.load(io.BytesIO(members["video.npy"]), mmap_mode=None).shape[0])
-    with av.open(io.BytesIO(members["mp4"])) as container:
+    with av.open(io.BytesIO(members["mp4"]), "r") as container:
         return sum(1 for _ in _frames(container))
 
 

@@ -51,7 +51,7 @@ class SourceFormat:
 
 @dataclasses.dataclass(frozen=True)
 class AudioBlock:
-    """Samples in a row: float32 [samples, channels], full scale at +-1, first sample at `start_s`."""
+    """Samples in a row: float32 [samples, channels], full scale at +-1, the first at `start_s`."""
 
     start_s: float
     rate_hz: int
@@ -95,6 +95,8 @@ class Picture:
     @cached_property
     def small_bgr(self) -> ByteImage:
         """The picture at half the proxy's size, for what compares every picture with the last."""
-        height, width = self.luma.shape
-        small = cv2.resize(self.bgr, (width // 2, height // 2), interpolation=cv2.INTER_AREA)
-        return np.asarray(small, dtype=np.uint8)
+        # At half size luma has the chroma planes' size: nothing has to be made larger first.
+        height, width = self.chroma_u.shape
+        luma = cv2.resize(self.luma, (width, height), interpolation=cv2.INTER_AREA)
+        planes = cv2.merge([luma, self.chroma_v, self.chroma_u])
+        return np.asarray(cv2.cvtColor(planes, cv2.COLOR_YCrCb2BGR), dtype=np.uint8)

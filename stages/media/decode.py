@@ -10,6 +10,7 @@ import contextlib
 import dataclasses
 import math
 from collections.abc import Callable, Iterator
+from typing import Any
 
 import av
 import av.error
@@ -32,7 +33,7 @@ from stages.media.probe import is_full_range
 PROXY_SHORT_SIDE_PX = 288
 _PROXY_LONG_SIDE_LIMIT_PX = 1152
 _SEEK_MARGIN_S = 1.0
-"""How far before a stretch decoding starts: streams are interleaved, sound may lie before a key frame."""
+"""How far before a stretch decoding starts: its sound may lie before its key frame in the file."""
 
 _ROTATIONS = {
     90: cv2.ROTATE_90_CLOCKWISE,
@@ -91,7 +92,9 @@ class ProxyScaler:
         )
         planes = []
         for plane in proxy.planes:
-            pixels = np.frombuffer(plane, np.uint8).reshape(plane.height, plane.line_size)
+            pixels = np.frombuffer(memoryview(plane), np.uint8).reshape(
+                plane.height, plane.line_size
+            )
             planes.append(upright(pixels[:, : plane.width], self._rotation_deg))
         return tuple(np.asarray(plane, dtype=np.uint8) for plane in planes)
 
@@ -99,7 +102,7 @@ class ProxyScaler:
 def luma_plane(frame: VideoFrame) -> tuple[npt.NDArray[np.uint8] | npt.NDArray[np.uint16], int]:
     """The luma as the codec stores it [coded height, coded width] and its bits per sample.
 
-    A view of the frame's memory where the format is planar YUV or grey; other formats are converted.
+    A view of the frame's memory where the format is planar YUV or grey; others are converted.
     """
     name = frame.format.name
     bits = frame.format.components[0].bits
@@ -107,9 +110,11 @@ def luma_plane(frame: VideoFrame) -> tuple[npt.NDArray[np.uint8] | npt.NDArray[n
         frame, bits = frame.reformat(format="gray"), 8
     plane = frame.planes[0]
     if bits > 8:
-        deep = np.frombuffer(plane, np.uint16).reshape(plane.height, plane.line_size // 2)
+        deep = np.frombuffer(memoryview(plane), np.uint16).reshape(
+            plane.height, plane.line_size // 2
+        )
         return deep[:, : plane.width], bits
-    pixels = np.frombuffer(plane, np.uint8).reshape(plane.height, plane.line_size)
+    pixels = np.frombuffer(memoryview(plane), np.uint8).reshape(plane.height, plane.line_size)
     return pixels[:, : plane.width], bits
 
 
@@ -313,7 +318,7 @@ class _PictureWatch:
         self._damaged: list[Span] = []
         self.done = False
 
-    def decode(self, packet: Packet) -> None:
+    def decode(self, packet: Packet[Any]) -> None:
         try:
             frames = packet.decode()
         except av.error.FFmpegError:
@@ -424,7 +429,7 @@ class _AudioWatch:
         self.damaged: list[Span] = []
         self.done = False
 
-    def decode(self, packet: Packet) -> None:
+    def decode(self, packet: Packet[Any]) -> None:
         try:
             frames = packet.decode()
         except av.error.FFmpegError:
@@ -470,9 +475,7 @@ class _AudioWatch:
                 layout = {1: "mono", 2: "stereo", 6: "5.1", 8: "7.1"}.get(self._channels, "stereo")
                 self._resampler = AudioResampler("fltp", layout, self._rate_hz)
             parts = [_float_samples(part) for part in self._resampler.resample(frame)]
-            return (
-                np.concatenate(parts) if parts else np.zeros((0, self._channels), np.float32)
-            )
+            return np.concatenate(parts) if parts else np.zeros((0, self._channels), np.float32)
         return _float_samples(frame)
 
 
@@ -482,10 +485,7 @@ _FULL_SCALE = {"u8": 128.0, "s16": 32768.0, "s32": 2147483648.0, "s64": 92233720
 def _float_samples(frame: AudioFrame) -> npt.NDArray[np.float32]:
     """A frame's samples as float32 [samples, channels], full scale at +-1."""
     raw = frame.to_ndarray()
-    if frame.format.is_planar:
-        raw = raw.T
-    else:
-        raw = raw.reshape(-1, frame.layout.nb_channels)
+    raw = raw.T if frame.format.is_planar else raw.reshape(-1, frame.layout.nb_channels)
     kind = frame.format.name.rstrip("p")
     if kind not in _FULL_SCALE:
         return np.ascontiguousarray(raw, dtype=np.float32)
@@ -502,9 +502,7 @@ def _seek(container: InputContainer, source: SourceFormat, start_s: float) -> No
         container.seek(target, backward=True)
 
 
-def _packets(
-    container: InputContainer, streams: list[av.stream.Stream]
-) -> Iterator[Packet]:
+def _packets(container: InputContainer, streams: list[av.stream.Stream]) -> Iterator[Packet[Any]]:
     """Packets of the streams, then the empty ones that flush the decoders; ends at a read error."""
     packets = container.demux(streams)
     while True:

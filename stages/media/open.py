@@ -38,13 +38,13 @@ def open_media(uri: str) -> av.container.InputContainer:
         if path is not None:
             if path.stat().st_size == 0:
                 raise _empty(uri)
-            return av.open(str(path), options=_LOCAL_OPTIONS, metadata_errors="replace")
+            return av.open(str(path), "r", options=_LOCAL_OPTIONS, metadata_errors="replace")
         folder, _, name = uri.rpartition("/")
         storage = open_storage(folder)
         if storage.head(name).size == 0:
             raise _empty(uri)
         reader = storage.reader(name, buffer_bytes=_REMOTE_BUFFER_BYTES)
-        return av.open(reader, options=_REMOTE_OPTIONS, metadata_errors="replace")
+        return av.open(reader, "r", options=_REMOTE_OPTIONS, metadata_errors="replace")
     except FileNotFoundError as error:
         raise _missing(uri) from error
     except PermissionError as error:
@@ -74,7 +74,9 @@ def open_media(uri: str) -> av.container.InputContainer:
 
 
 def _empty(uri: str) -> MediaError:
-    return MediaError("empty_file", "The file has no bytes.", subject=uri, remedy="Upload it again.")
+    return MediaError(
+        "empty_file", "The file has no bytes.", subject=uri, remedy="Upload it again."
+    )
 
 
 def _missing(uri: str) -> MediaError:

@@ -112,7 +112,7 @@ def is_full_range(picture: VideoFrame) -> bool:
 def _first_frames(
     container: InputContainer, streams: list[av.stream.Stream]
 ) -> dict[int, VideoFrame | AudioFrame]:
-    """The first frame that decodes of every stream, by stream index, in one pass without seeking."""
+    """Every stream's first frame that decodes, by stream index, in one pass without seeking."""
     found: dict[int, VideoFrame | AudioFrame] = {}
     with contextlib.suppress(av.error.FFmpegError):
         for count, packet in enumerate(container.demux(streams)):

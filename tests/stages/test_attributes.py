@@ -66,7 +66,7 @@ def test_the_later_style_ends_with_audio() -> None:
 
 
 @pytest.mark.parametrize("style", ["ovi", "ovi-960"])
-def test_words_are_never_made_up(style: Any) -> None:  # noqa: ANN401
+def test_words_are_never_made_up(style: Any) -> None:
     words = caption(TALKING, style=style)
     assert words.speech is None
     assert "<S>" not in words.text and "<E>" not in words.text

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Iterator
 from pathlib import Path
@@ -72,7 +73,7 @@ def test_units_partition_a_source(given_clips: Path) -> None:
     source = probe(uri)
     _, whole, sound = decode(uri, source)
     edges = [-math.inf, 7.3, 15.0, math.inf]
-    parts = [decode(uri, source, a, b) for a, b in zip(edges[:-1], edges[1:], strict=True)]
+    parts = [decode(uri, source, a, b) for a, b in itertools.pairwise(edges)]
     assert [p.time_s for part in parts for p in part[1]] == [p.time_s for p in whole]
     assert all(
         np.array_equal(first.luma, second.luma)

@@ -25,7 +25,7 @@ WIDTH, HEIGHT = 1280, 720
 STATED = 256 / HEIGHT
 
 
-def measured(images: list[Rgb], times_s: np.ndarray, end_s: float) -> Any:  # noqa: ANN401
+def measured(images: list[Rgb], times_s: np.ndarray, end_s: float) -> Any:
     stage = MotionStage(MotionParameters())
     observation = watch_arrays(stage, images, times_s, end_s)
     return summary(stage, observation, float(times_s[0]), end_s)

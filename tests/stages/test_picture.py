@@ -19,7 +19,7 @@ from tests.stages.watching import Rgb, summary, watch_arrays, watch_file
 TIMES_S = np.arange(0.0, 2.0, 0.1)
 
 
-def measured(images: list[Rgb], start_s: float = 0.0, end_s: float = 2.0, **shape: Any) -> Any:  # noqa: ANN401
+def measured(images: list[Rgb], start_s: float = 0.0, end_s: float = 2.0, **shape: Any) -> Any:
     stage = PictureStage(PictureParameters())
     observation = watch_arrays(stage, images, TIMES_S[: len(images)], 2.0, **shape)
     return summary(stage, observation, start_s, end_s)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+
 import pytest
 
 from stages.segment import ClipSettings, Shot, clip_id, cut_unit
@@ -34,7 +36,7 @@ def test_clips_are_a_partition(end_s: float, multi_shot: bool) -> None:
     clips = cut_unit("s", unit(0.02, end_s), shots, settings, "seg")
     assert clips[0].start_s == 0.02
     assert clips[-1].end_s == pytest.approx(end_s, abs=1e-6)
-    for before, after in zip(clips[:-1], clips[1:], strict=True):
+    for before, after in itertools.pairwise(clips):
         assert before.end_s == after.start_s
     assert len({clip.clip_id for clip in clips}) == len(clips)
 

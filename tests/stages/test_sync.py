@@ -145,7 +145,7 @@ def face_track(uri: str, source: SourceFormat, *, rate_hz: float = 2.0) -> dict[
     return {**row, "track_index": 7}
 
 
-def measured(path: Path, start_s: float = 0.0, end_s: float | None = None) -> Any:  # noqa: ANN401
+def measured(path: Path, start_s: float = 0.0, end_s: float | None = None) -> Any:
     uri = str(path)
     source = probe(uri)
     rows = {"face_tracks": [face_track(uri, source)]}
@@ -175,7 +175,7 @@ def test_drawn_faces_in_sync(
 
 
 @pytest.mark.parametrize("kind", ["swapped", "still"])
-def test_drawn_faces_out_of_sync(tmp_path: Path, kind: Any) -> None:  # noqa: ANN401
+def test_drawn_faces_out_of_sync(tmp_path: Path, kind: Any) -> None:
     path = tmp_path / "face.mp4"
     talking_face_clip(path, 0, kind, seed=30, shape=SMALL)
     record = measured(path)

@@ -104,7 +104,7 @@ def watch_arrays(
     images: Iterable[Rgb],
     times_s: Sequence[float] | npt.NDArray[np.float64],
     end_s: float,
-    **shape: Any,  # noqa: ANN401 - passed on to picture_of
+    **shape: Any,
 ) -> Observation:
     """What a stage leaves behind of pictures shown from their times until the next one's."""
     edges_s = [*(float(time_s) for time_s in times_s), end_s]
@@ -139,7 +139,7 @@ def watch_file(
     return source, observer.finish(span.start_s, span.end_s), span.start_s, span.end_s
 
 
-def summary(stage: SignalStage[Any], observation: Observation, start_s: float, end_s: float) -> Any:  # noqa: ANN401 - each stage has its own record
+def summary(stage: SignalStage[Any], observation: Observation, start_s: float, end_s: float) -> Any:
     """The clip's record, through the precision that the table `signals` keeps."""
     signals = observation.signals
     series: Mapping[str, npt.NDArray[np.float64]] = {

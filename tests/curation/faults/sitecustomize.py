@@ -1,0 +1,77 @@
+"""Put on PYTHONPATH, makes the decoder misbehave on files whose names say so.
+
+| the name holds | what opening the file does |
+|---|---|
+| `segfault` | the process dies of SIGSEGV |
+| `hang` | nothing, for ever |
+| `hungry` | takes more and more memory |
+
+`-unit` after it puts that off until a source is decoded, `-pack` until a sample is made: what comes
+before finds a good file.
+"""
+
+from __future__ import annotations
+
+import importlib.abc
+import importlib.util
+import os
+import signal
+import sys
+import time
+from collections.abc import Sequence
+from importlib.machinery import ModuleSpec
+from types import ModuleType
+from typing import Any
+
+_STEPS = {"-unit": "stages.unit", "-pack": "stages.packing"}
+
+
+class _PatchedLoader(importlib.abc.Loader):
+    def __init__(self, loader: importlib.abc.Loader) -> None:
+        self._loader = loader
+
+    def create_module(self, spec: ModuleSpec) -> ModuleType | None:
+        return self._loader.create_module(spec)
+
+    def exec_module(self, module: ModuleType) -> None:
+        self._loader.exec_module(module)
+        open_file = vars(module)["open"]
+
+        def open_or_misbehave(file: Any, *arguments: Any, **options: Any) -> Any:
+            _misbehave(os.path.basename(str(getattr(file, "name", file))))  # noqa: PTH119
+            return open_file(file, *arguments, **options)
+
+        vars(module)["open"] = open_or_misbehave
+
+
+class _Finder(importlib.abc.MetaPathFinder):
+    """Lets `av` be found by those that follow, and patches it once it is loaded."""
+
+    def find_spec(
+        self, fullname: str, path: Sequence[str] | None, target: ModuleType | None = None
+    ) -> ModuleSpec | None:
+        if fullname != "av":
+            return None
+        sys.meta_path.remove(self)
+        spec = importlib.util.find_spec("av")
+        if spec is not None and spec.loader is not None:
+            spec.loader = _PatchedLoader(spec.loader)
+        return spec
+
+
+def _misbehave(name: str) -> None:
+    for suffix, module in _STEPS.items():
+        if suffix in name and module not in sys.modules:
+            return
+    if "segfault" in name:
+        os.kill(os.getpid(), signal.SIGSEGV)
+    if "hang" in name:
+        while True:
+            time.sleep(1)
+    taken: list[bytes] = []
+    while "hungry" in name:
+        taken.append(b"x" * (64 << 20))
+        time.sleep(0.02)
+
+
+sys.meta_path.insert(0, _Finder())

@@ -1,0 +1,238 @@
+"""Finding raw files: folders, globs, files, tables with spans, prefixes; in a stable order."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from curation.config import InputSettings
+from curation.inputs import InputFile, Listing, list_inputs
+from manifests.errors import StorageError, UsageError
+from manifests.records import Span
+from tests.curation.moto_bucket import moto_bucket
+
+SKIPPED = InputSettings().skip_suffixes
+
+
+@pytest.fixture
+def raw(tmp_path: Path) -> Path:
+    """Two clips, one of them deeper, among sidecars and hidden files."""
+    folder = tmp_path / "raw"
+    for name in (
+        "b.mp4", "a/deep/c.MKV", "b.json", "a/notes.TXT", "a/deep/list.csv",
+        ".hidden.mp4", ".cache/d.mp4",
+    ):  # fmt: skip
+        file = folder / name
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_bytes(name.encode())
+    return folder
+
+
+def listed(*inputs: object) -> Listing:
+    return list_inputs([str(text) for text in inputs], SKIPPED)
+
+
+def by_name(listing: Listing) -> dict[str, InputFile]:
+    return {Path(file.uri).name: file for file in listing.files}
+
+
+def refused(*inputs: object) -> UsageError:
+    with pytest.raises(UsageError) as caught:
+        listed(*inputs)
+    assert caught.value.exit_code == 2
+    assert "\n" not in str(caught.value)
+    return caught.value
+
+
+def test_a_folder_is_sorted_and_its_sidecars_counted(raw: Path) -> None:
+    listing = listed(raw)
+    assert [file.uri for file in listing.files] == [f"{raw}/a/deep/c.MKV", f"{raw}/b.mp4"]
+    assert listing.skipped == 3
+    assert listing.files[1].bytes == len(b"b.mp4")
+
+
+def test_a_files_identity_follows_its_bytes_and_not_the_listing(raw: Path) -> None:
+    first = by_name(listed(raw))
+    assert by_name(listed(raw / "*.mp4", raw)) == first
+    assert by_name(listed(f"file://{raw}")) == first
+    (raw / "b.mp4").write_bytes(b"another")
+    second = by_name(listed(raw))
+    assert second["b.mp4"].source_id != first["b.mp4"].source_id
+    assert second["c.MKV"].source_id == first["c.MKV"].source_id
+
+
+def test_a_glob_lists_what_it_matches(raw: Path) -> None:
+    assert by_name(listed(raw / "*.mp4")).keys() == {"b.mp4"}
+    everything = listed(raw / "**" / "*")
+    assert by_name(everything).keys() == {"b.mp4", "c.MKV"}
+    assert everything.skipped == 3
+
+
+def test_a_file_with_glob_characters_is_a_file(tmp_path: Path) -> None:
+    file = tmp_path / "take [1]?.mp4"
+    file.write_bytes(b"x")
+    assert [found.uri for found in listed(file).files] == [str(file)]
+    assert [found.uri for found in listed(tmp_path).files] == [str(file)]
+
+
+def test_a_file_that_is_named_is_not_asked_for_its_suffix(raw: Path) -> None:
+    listing = listed(raw / "b.json")
+    assert [file.uri for file in listing.files] == [f"{raw}/b.json"]
+    assert listing.skipped == 0
+
+
+def test_one_file_by_two_ways_is_one_source(raw: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(raw)
+    listing = listed("b.mp4", "./b.mp4", raw / "a" / ".." / "b.mp4", "a/../b.mp4")
+    assert [file.uri for file in listing.files] == [str(raw / "b.mp4")]
+
+
+def test_a_text_table_names_files_relative_to_itself(
+    raw: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    (raw / "list.txt").write_text(f"# chosen\nb.mp4\n\n  a/deep/c.MKV  \n{raw}/b.mp4\n")
+    listing = listed(raw / "list.txt")
+    assert [file.uri for file in listing.files] == [f"{raw}/a/deep/c.MKV", f"{raw}/b.mp4"]
+    assert all(file.bytes > 0 for file in listing.files)
+    monkeypatch.chdir(raw)
+    assert listed("list.txt") == listing
+    monkeypatch.chdir(tmp_path)
+    assert listed("raw/list.txt") == listing
+
+
+def test_a_csv_table_carries_its_other_columns(raw: Path) -> None:
+    (raw / "list.csv").write_text(
+        "licence,uri,start_s,end_s,number\n"
+        "CC-BY-4.0,b.mp4,2.5,10,007\n"
+        ",b.mp4,8,12.5,007\n"
+        ",b.mp4,20,,007\n"
+        "CC0,a/deep/c.MKV,,,\n"
+    )
+    files = by_name(listed(raw / "list.csv"))
+    assert files["b.mp4"].spans == (Span(2.5, 12.5), Span(20.0, float("inf")))
+    assert files["b.mp4"].carried["licence"] == "CC-BY-4.0"
+    assert files["b.mp4"].carried["number"] == "007"
+    assert files["c.MKV"].spans == ()
+    assert files["c.MKV"].carried == {"licence": "CC0"}
+
+
+def test_a_parquet_table_with_spans(raw: Path) -> None:
+    table = pa.table(
+        {
+            "uri": ["b.mp4", "b.mp4", None],
+            "start_s": [5, 0, 1],
+            "end_s": [6.0, 5.0, 2.0],
+            "licence": ["CC0", None, "CC-BY"],
+        }
+    )
+    pq.write_table(table, raw / "list.parquet")
+    files = listed(raw / "list.parquet").files
+    assert [file.spans for file in files] == [(Span(0.0, 6.0),)]
+    assert files[0].carried == {"licence": "CC0"}
+
+
+def test_a_row_without_a_span_takes_the_whole_file(raw: Path) -> None:
+    (raw / "list.csv").write_text("uri,start_s,end_s\nb.mp4,1,2\nb.mp4,,\nb.mp4,5,6\n")
+    assert listed(raw / "list.csv").files[0].spans == ()
+
+
+def test_spans_make_another_source_in_any_order(raw: Path) -> None:
+    whole = listed(raw / "b.mp4").files[0]
+    ids = []
+    for rows in ("b.mp4,1,2\nb.mp4,5,6", "b.mp4,5,6\nb.mp4,1,2"):
+        (raw / "list.csv").write_text(f"uri,start_s,end_s\n{rows}\n")
+        ids.append(listed(raw / "list.csv").files[0].source_id)
+    assert ids[0] == ids[1] != whole.source_id
+
+
+def test_a_missing_row_stays_a_row(raw: Path) -> None:
+    (raw / "list.txt").write_text("gone.mp4\nb.mp4\n")
+    files = by_name(listed(raw / "list.txt"))
+    assert (files["gone.mp4"].bytes, files["b.mp4"].bytes) == (-1, 5)
+    assert files["gone.mp4"].uri == f"{raw}/gone.mp4"
+
+
+def test_a_dangling_link_stays_a_row(raw: Path) -> None:
+    (raw / "link.mp4").symlink_to(raw / "nowhere.mp4")
+    assert by_name(listed(raw))["link.mp4"].bytes == -1
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "part"),
+    [
+        ("l.csv", b"path,start_s\nb.mp4,1\n", "no column 'uri'"),
+        ("l.csv", b"path\n", "no column 'uri'"),
+        ("l.csv", b"uri,start_s,end_s\nb.mp4,5,5\n", "must not be empty"),
+        ("l.csv", b"uri,start_s,end_s\nb.mp4,-1,5\n", "must not be empty"),
+        ("l.csv", b"uri,start_s,end_s\nb.mp4,nan,5\n", "must not be empty"),
+        ("l.csv", b"uri,start_s,end_s\nb.mp4,soon,5\n", "must be numbers"),
+        ("l.csv", b"uri,a\nb.mp4\n", "cannot be read"),
+        ("l.csv", b"", "cannot be read"),
+        ("l.parquet", b"not parquet at all", "cannot be read"),
+        ("l.txt", b"\xff\xfe\x00b", "cannot be read"),
+    ],
+)
+def test_bad_tables_are_named(raw: Path, name: str, content: bytes, part: str) -> None:
+    (raw / name).write_bytes(content)
+    error = refused(raw / name)
+    assert error.code == "input_table_unreadable"
+    assert str(raw / name) in str(error)
+    assert part in str(error)
+
+
+@pytest.mark.parametrize("content", ["# nothing\n", "\n"])
+def test_an_empty_table_is_no_input(raw: Path, content: str) -> None:
+    (raw / "l.txt").write_text(content)
+    assert refused(raw / "l.txt").code == "input_empty"
+
+
+def test_what_is_not_there_or_empty_is_named(raw: Path, tmp_path: Path) -> None:
+    (tmp_path / "empty").mkdir()
+    only_sidecars = tmp_path / "sidecars"
+    only_sidecars.mkdir()
+    (only_sidecars / "a.json").write_text("{}")
+    (only_sidecars / ".b.mp4").write_text("{}")
+    for given, code in (
+        (tmp_path / "gone", "input_missing"),
+        (raw / "gone.csv", "input_missing"),
+        (tmp_path / "empty", "input_empty"),
+        (raw / "*.webm", "input_empty"),
+        (only_sidecars, "input_empty"),
+        ("ftp://host", "unknown_storage"),
+    ):
+        error = refused(raw, given) if given != only_sidecars else refused(given)
+        assert (error.code, error.subject) == (code, str(given))
+    assert "1 files could be media" in refused(only_sidecars).message
+    assert len(list_inputs([str(only_sidecars)], []).files) == 1
+
+
+def test_a_prefix_lists_like_a_folder(raw: Path) -> None:
+    with moto_bucket("raw") as client:
+        names = ("v/b.mp4", "v/a/c.MKV", "v/b.json", "v/.hidden.mp4", "v/a/", "w/d.mp4", "v b.mp4")
+        for name in names:
+            content = b"" if name.endswith("/") else name.encode()
+            client.put_object(Bucket="raw", Key=name, Body=content)
+        listing = listed("s3://raw/v")
+        assert [file.uri for file in listing.files] == ["s3://raw/v/a/c.MKV", "s3://raw/v/b.mp4"]
+        assert listing.skipped == 1
+        assert listing.files[1].bytes == len(b"v/b.mp4")
+        assert listed("s3://raw/v/") == listing
+        assert len(listed("s3://raw").files) == 4
+        assert [file.uri for file in listed("s3://raw/v b.mp4").files] == ["s3://raw/v b.mp4"]
+
+        table = "uri,licence\ns3://raw/w/d.mp4,CC0\nb.mp4,CC-BY\ns3://raw/gone.mp4,CC0\n"
+        client.put_object(Bucket="raw", Key="v/list.csv", Body=table.encode())
+        found = listed("s3://raw/v/list.csv").files
+        assert [(file.uri, file.bytes, file.carried["licence"]) for file in found] == [
+            ("s3://raw/gone.mp4", -1, "CC0"),
+            ("s3://raw/v/b.mp4", len(b"v/b.mp4"), "CC-BY"),
+            ("s3://raw/w/d.mp4", len(b"w/d.mp4"), "CC0"),
+        ]
+        assert found[2].source_id == listed("s3://raw/w").files[0].source_id
+        assert refused("s3://raw/nothing").code == "input_empty"
+        with pytest.raises((UsageError, StorageError)) as caught:
+            listed("s3://no-such-bucket/a")
+        assert "no-such-bucket" in str(caught.value)

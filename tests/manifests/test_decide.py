@@ -1,0 +1,197 @@
+from __future__ import annotations
+
+import time
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pytest
+
+from manifests.decide import (
+    Gate,
+    Threshold,
+    changed,
+    decide,
+    policy_fingerprint,
+    thresholds,
+    validate,
+)
+from manifests.errors import UsageError
+from tests.manifests.made_up import SCHEMAS, clip, look, motion, open_out, source, sync
+
+STILL = Gate("still", "motion.static_share < 0.9")
+SYNC = Gate("sync", "sync.confidence >= 3")
+
+
+def verdict(folder: Path, gates: list[Gate], **structs: Any) -> tuple[str, list[str], list[str]]:
+    store = open_out(folder)
+    store.commit({"clips": [clip("a", **structs)], "sources": [source("source-1")]})
+    with look(store) as connection:
+        row = decide(connection, gates).to_pylist()[0]
+    return row["state"], row["rejected_by"], row["pending_on"]
+
+
+def test_true_passes_and_false_rejects(tmp_path: Path) -> None:
+    both = {"motion": motion(0.5), "sync": sync(2.0)}
+    assert verdict(tmp_path, [STILL, SYNC], **both) == ("reject", ["sync"], [])
+    assert verdict(tmp_path, [STILL], **both) == ("keep", [], [])
+    assert verdict(tmp_path, [], **both) == ("keep", [], [])
+
+
+def test_unmeasured_is_pending_on_the_stage_or_passes(tmp_path: Path) -> None:
+    assert verdict(tmp_path, [SYNC], motion=motion(0.5)) == ("pending", [], ["sync"])
+    lenient = Gate("sync", SYNC.sql, unmeasured="pass")
+    assert verdict(tmp_path, [lenient], motion=motion(0.5)) == ("keep", [], [])
+
+
+def test_a_failed_measurement_rejects_under_a_name_of_its_own(tmp_path: Path) -> None:
+    broken = sync(None, status="failed")
+    assert verdict(tmp_path, [SYNC], sync=broken) == ("reject", ["sync:failed"], [])
+
+
+def test_what_does_not_apply_passes_unless_the_gate_says_otherwise(tmp_path: Path) -> None:
+    silent = sync(None, status="not_applicable")
+    assert verdict(tmp_path, [SYNC], sync=silent) == ("keep", [], [])
+    strict = Gate("sync", "sync.status = 'ok' AND sync.confidence >= 3")
+    assert verdict(tmp_path, [strict], sync=silent) == ("reject", ["sync"], [])
+
+
+def test_a_null_value_is_pending_on_the_gate(tmp_path: Path) -> None:
+    assert verdict(tmp_path, [SYNC], sync=sync(None)) == ("pending", [], ["sync"])
+    assert verdict(tmp_path, [Gate("rights", "licence = 'cc-by'")]) == ("pending", [], ["rights"])
+
+
+def test_another_backends_value_is_as_good_as_none(tmp_path: Path) -> None:
+    gate = Gate("lips", SYNC.sql, {"sync": ["syncnet"]})
+    assert verdict(tmp_path, [gate], sync=sync(9.0)) == ("pending", [], ["sync"])
+    assert verdict(tmp_path, [gate], sync=sync(1.0)) == ("pending", [], ["sync"])
+    assert verdict(tmp_path, [gate], sync=sync(9.0, backend="syncnet")) == ("keep", [], [])
+    lenient = Gate("lips", SYNC.sql, {"sync": ["syncnet"]}, unmeasured="pass")
+    assert verdict(tmp_path, [lenient], sync=sync(1.0)) == ("keep", [], [])
+
+
+def test_a_rejected_clip_lists_what_it_waits_for_too_and_lists_are_sorted(tmp_path: Path) -> None:
+    gates = [SYNC, STILL, Gate("a_wide", "width > 4000"), Gate("lips", "sync.confidence > 1")]
+    assert verdict(tmp_path, gates, motion=motion(1.0)) == (
+        "reject",
+        ["a_wide", "still"],
+        ["sync"],
+    )
+
+
+def test_a_stage_without_a_column(tmp_path: Path) -> None:
+    gate = Gate("pretty", "aesthetic.mean >= 4.5", unmeasured="pass")
+    assert verdict(tmp_path, [gate]) == ("keep", [], [])
+    with pytest.raises(UsageError) as error:
+        verdict(tmp_path, [Gate("pretty", "aesthetic.mean >= 4.5")])
+    assert error.value.code == "gate_unknown_column"
+
+
+def test_a_second_decision_writes_nothing_and_a_changed_one_only_itself(tmp_path: Path) -> None:
+    store = open_out(tmp_path)
+    store.commit({"clips": [clip("a", motion=motion(0.1)), clip("b", motion=motion(0.95))]})
+    policy = policy_fingerprint([STILL])
+    with look(store, policy=policy) as connection:
+        first = changed(connection, decide(connection, [STILL]))
+    assert [row["state"] for row in first.to_pylist()] == ["keep", "reject"]
+    store.commit({"decisions": first})
+    with look(store, policy=policy) as connection:
+        assert changed(connection, decide(connection, [STILL])).num_rows == 0
+    store.commit({"clips": [clip("a", motion=motion(0.99))]})
+    with look(store, policy=policy) as connection:
+        again = changed(connection, decide(connection, [STILL]))
+    assert again["clip_id"].to_pylist() == ["a"]
+
+
+def test_the_policy_is_the_gates_whatever_their_order() -> None:
+    assert policy_fingerprint([STILL, SYNC]) == policy_fingerprint([SYNC, STILL])
+    assert policy_fingerprint([STILL]) != policy_fingerprint([SYNC])
+    lenient = Gate(STILL.name, STILL.sql, unmeasured="pass")
+    assert policy_fingerprint([STILL]) != policy_fingerprint([lenient])
+
+
+GOOD = [
+    "true",
+    "-- a comment\nmotion.static_share < 1 -- another",
+    "uri = 'é' AND window <> 'remainder' /* ü */",
+    "MOTION.static_share BETWEEN 0 AND 1",
+    "carried['owner'] = 'me'",
+    "list_filter([1.0], lambda x: x > start_s)[1] > 0",
+    "dataset.sync.confidence > 1",
+    "CASE WHEN sync IS NULL THEN true ELSE sync.confidence > 1 END",
+]
+BAD = {
+    "motion.static_share <": "gate_syntax",
+    "1; DROP VIEW dataset": "gate_syntax",
+    "no_such_function(start_s) > 1": "gate_syntax",
+    "motion.static_shar < 1": "gate_unknown_column",
+    "widht > 1": "gate_unknown_column",
+    "": "gate_not_scalar",
+    "motion.static_share": "gate_not_scalar",
+    "(SELECT true)": "gate_not_scalar",
+    "EXISTS (FROM dataset)": "gate_not_scalar",
+    "start_s IN (SELECT 1)": "gate_not_scalar",
+    "sum(start_s) > 1": "gate_not_scalar",
+    "row_number() OVER () > 1": "gate_not_scalar",
+    "unnest([true])": "gate_not_scalar",
+    "random() > 0.5": "gate_not_scalar",
+    "now() > '2020-01-01'::TIMESTAMP": "gate_not_scalar",
+    "start_s > ?": "gate_not_scalar",
+    "COLUMNS(*) > 1": "gate_not_scalar",
+    "true) , (true": "gate_not_scalar",
+    "true)::BOOLEAN AND (true": "gate_not_scalar",
+    "read_text('/etc/passwd') IS NULL": "gate_not_scalar",
+    "state = 'keep'": "gate_not_scalar",
+}
+
+
+def test_what_a_gate_may_be(tmp_path: Path) -> None:
+    with look(open_out(tmp_path)) as connection:
+        validate([Gate("good", sql) for sql in GOOD], connection)
+        for sql, code in BAD.items():
+            with pytest.raises(UsageError) as error:
+                validate([Gate("bad one", sql)], connection)
+            assert error.value.code == code, sql
+            assert error.value.subject == "gate 'bad one'"
+
+
+def test_a_misspelt_column_is_told_the_nearest(tmp_path: Path) -> None:
+    with look(open_out(tmp_path)) as connection, pytest.raises(UsageError) as error:
+        validate([Gate("g", "moton.static_share < 1")], connection)
+    assert "motion.static_share" in (error.value.remedy or "")
+
+
+def test_a_gate_that_fails_on_a_value_says_so(tmp_path: Path) -> None:
+    with pytest.raises(UsageError) as error:
+        verdict(tmp_path, [Gate("g", "clip_id::INT > 1")])
+    assert error.value.code == "gate_failed"
+
+
+def test_thresholds_are_read_off_plain_comparisons(tmp_path: Path) -> None:
+    gates = [
+        Gate("g", "motion.static_share < 0.9 AND -2 <= sync.offset_frames"),
+        Gate("h", "abs(sync.offset_frames) <= 3"),
+        Gate("either", "sync.confidence > 3 OR motion.static_share > 0.5"),
+    ]
+    with look(open_out(tmp_path)) as connection:
+        assert thresholds(connection, gates) == [
+            Threshold("g", "motion.static_share", "<", 0.9),
+            Threshold("g", "sync.offset_frames", ">=", -2.0),
+            Threshold("h", "sync.offset_frames", "<=", 3.0),
+            Threshold("h", "sync.offset_frames", ">=", -3.0),
+        ]
+
+
+def test_two_hundred_thousand_decisions(tmp_path: Path) -> None:
+    count = 200_000
+    row = pa.Table.from_pylist([clip("x", motion=motion(0.5))], schema=SCHEMAS["clips"])
+    columns = {name: pa.repeat(row[name][0], count) for name in row.column_names}
+    columns["clip_id"] = pa.array([f"{index:016x}" for index in range(count)])
+    store = open_out(tmp_path)
+    store.commit({"clips": pa.table(columns, schema=SCHEMAS["clips"])})
+    start = time.monotonic()
+    with look(store) as connection:
+        decisions = changed(connection, decide(connection, [STILL, SYNC]))
+    print(f"{count} decisions: {time.monotonic() - start:.2f} s")
+    assert decisions.num_rows == count
+    assert set(decisions["state"].to_pylist()) == {"pending"}
