@@ -181,10 +181,20 @@ def load_configuration(
         values["preset"] = preset
     for assignment in assignments:
         values = _merge(values, _parse_assignment(assignment))
+    values = _with_samples_as_long_as_clips(values)
     try:
         return JobConfiguration.model_validate(values)
     except pydantic.ValidationError as error:
         raise _usage_error(error) from error
+
+
+def _with_samples_as_long_as_clips(values: Mapping[str, Any]) -> dict[str, Any]:
+    """Samples have the clips' length and rate unless they are given their own."""
+    clip, pack = values.get("clip") or {}, values.get("pack") or {}
+    if not isinstance(clip, Mapping) or not isinstance(pack, Mapping):
+        return dict(values)  # the validation says what is wrong
+    followed = {name: clip[name] for name in ("frames", "fps") if name in clip}
+    return {**values, "pack": {**followed, **pack}} if followed else dict(values)
 
 
 def preset_names() -> list[str]:

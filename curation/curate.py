@@ -70,7 +70,6 @@ def run_curation(
     listing = list_inputs(inputs, configuration.inputs.skip_suffixes)
     files = listing.files[:limit] if limit is not None else listing.files
     with _job(out, configuration, address) as job:
-        check_gates(job)
         write_job_file(job.storage, configuration, [_absolute(text) for text in inputs])
         if "measure" in chosen:
             measure(job, files)
@@ -133,8 +132,8 @@ def plan_curation(inputs: Sequence[str], out: str | None, configuration: JobConf
         known = {row[0] for row in connection.execute("SELECT source_id FROM sources").fetchall()}
         seconds = connection.execute(
             "SELECT coalesce(sum(duration_s), 0) FROM sources WHERE status = 'ok'"
-        ).fetchone()
-        kept = connection.execute("SELECT count(*) FROM dataset WHERE state = 'keep'").fetchone()
+        ).fetchall()[0]
+        kept = connection.execute("SELECT count(*) FROM dataset WHERE state = 'keep'").fetchall()[0]
         tasks = unit_tasks(job, connection)
     new = [file for file in listing.files if file.source_id not in known]
     return Plan(
@@ -142,11 +141,11 @@ def plan_curation(inputs: Sequence[str], out: str | None, configuration: JobConf
         skipped_files=listing.skipped,
         new_files=len(new),
         sources=len(known),
-        known_seconds=float(seconds[0]) if seconds else 0.0,
+        known_seconds=float(seconds[0]),
         units_to_decode=len(tasks),
         seconds_to_decode=sum(task.end_s - task.start_s for task in tasks),
         stages=backends,
-        clips_kept=int(kept[0]) if kept else 0,
+        clips_kept=int(kept[0]),
         samples_to_pack=len(plan_samples(job)),
     )
 
@@ -155,6 +154,8 @@ def plan_curation(inputs: Sequence[str], out: str | None, configuration: JobConf
 def _job(out: str, configuration: JobConfiguration, address: str | None) -> Iterator[Job]:
     resolved = resolve(configuration)
     storage, store = open_store(out)
+    # A gate that is wrong must leave nothing behind, not even a lease.
+    check_gates(store, resolved.selection, configuration.gate_list())
     storage.check_writable()
     engine = Engine(configuration.engine, configuration.decode, address)
     with Lease(storage) as lease, engine:
@@ -173,16 +174,21 @@ def _notes(job: Job, connection: Any) -> list[str]:  # noqa: ANN401 - DuckDB's c
     notes = []
     row = connection.execute(
         "SELECT count(*), count(audio_codec) FROM sources WHERE status = 'ok'"
-    ).fetchone()
+    ).fetchall()[0]
     if row[0] and not row[1]:
         notes.append(
             "None of the sources has sound, so nothing can be kept for joint audio-video training;"
             " check that the right files were given."
         )
     row = connection.execute(
+        "SELECT count(*), count(*) FILTER (status = 'ok') FROM sources"
+    ).fetchall()[0]
+    if row[0] and not row[1]:
+        notes.append("No file can be read: the codes and messages above say why, file by file.")
+    row = connection.execute(
         "SELECT count(*), count(*) FILTER (state = 'keep'), count(*) FILTER (state = 'pending')"
         " FROM dataset"
-    ).fetchone()
+    ).fetchall()[0]
     if row[0] and not row[1]:
         notes.append("No clip is kept: the funnel shows which gate rejects how much.")
     if row[2]:

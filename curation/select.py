@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from curation.job import Job
-from manifests.decide import changed, decide, validate
+from manifests.decide import Gate, changed, decide, validate
+from manifests.store import Store
+from manifests.view import Selection, connect
 
 
-def check_gates(job: Job) -> None:
+def check_gates(store: Store, selection: Selection, gates: Sequence[Gate]) -> None:
     """Make sure every gate is a scalar expression over columns that exist, before any work.
 
     Raises:
         UsageError: a gate is not.
     """
-    with job.connect() as connection:
-        validate(job.configuration.gate_list(), connection)
+    with connect(store, selection) as connection:
+        validate(gates, connection)
 
 
 def select(job: Job) -> None:

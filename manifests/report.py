@@ -57,14 +57,17 @@ def write_report(
         UsageError: a gate is wrong.
         StorageError: `storage_unwritable`.
     """
-    html = render_report(
+    page = render_report(
         store.storage.root,
         state if state is not None else funnel(connection),
         gates,
         thresholds(connection, gates),
         players,
     )
-    store.storage.write(REPORT_FILE, html.encode())
+    content = page.encode()
+    # A run that changes nothing must not look as if it had.
+    if not store.storage.exists(REPORT_FILE) or store.storage.read(REPORT_FILE) != content:
+        store.storage.write(REPORT_FILE, content)
 
 
 def render_report(

@@ -202,7 +202,8 @@ class _Views:
         """The latest row per key."""
         chosen = self._selection
         caption = chosen.caption
-        self._create_latest("sources", ("source_id",), {"fingerprint": chosen.probe})
+        # By address: a file that has changed is another source, and takes the old one's place.
+        self._create_latest("sources", ("uri",), {"fingerprint": chosen.probe})
         self._create_latest("units", ("source_id", "unit_index"), {"fingerprint": chosen.units})
         self._create_latest("decisions", ("clip_id",), {"policy": chosen.policy})
         self._create_latest(
@@ -358,7 +359,10 @@ class _Views:
             JOIN {_PRIVATE}.current_links AS links ON clips.row_key = links.base
             LEFT JOIN sources ON clips.source_id = sources.source_id
             LEFT JOIN {_PRIVATE}.captions AS captions ON captions.row_key = links.caption
-            LEFT JOIN {_PRIVATE}.samples AS samples ON samples.row_key = links.sample"""
+            LEFT JOIN {_PRIVATE}.samples AS samples ON samples.row_key = links.sample
+            WHERE clips.source_id NOT IN (
+                SELECT source_id FROM sources_log EXCEPT SELECT source_id FROM sources
+            )"""
         )
 
     def _packed(self, table: str) -> str:
