@@ -30,7 +30,9 @@ class _Settings(pydantic.BaseModel):
 class DecodeSettings(_Settings):
     """How sources are decoded, and what is done about those that do not."""
 
-    unit_s: float = pydantic.Field(180.0, gt=0, description="seconds of a source decoded in one go")
+    unit_s: float = pydantic.Field(
+        120.0, gt=0, description="most seconds of a source decoded in one go"
+    )
     threads: int = pydantic.Field(1, ge=1, description="threads of one video decoder")
     stall_s: float = pydantic.Field(
         60.0, gt=0, description="seconds without progress before a kill"

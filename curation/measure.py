@@ -80,14 +80,14 @@ class PlannedUnit:
 
 
 def plan_units(source: Mapping[str, Any], unit_s: float) -> list[PlannedUnit]:
-    """A source's units: equal parts of about `unit_s` of every span that is used."""
+    """A source's units: equal parts of at most `unit_s` of every span that is used."""
     duration_s = float(source["duration_s"] or 0.0)
     spans = source["spans"] or [{"start_s": 0.0, "end_s": math.inf}]
     units: list[PlannedUnit] = []
     for span in spans:
         start_s, to_the_end = float(span["start_s"]), span["end_s"] >= duration_s
         end_s = max(duration_s, start_s) if to_the_end else float(span["end_s"])
-        count = max(1, round((end_s - start_s) / unit_s))
+        count = max(1, math.ceil((end_s - start_s) / unit_s - 1e-6))
         edges = [start_s + (end_s - start_s) * part / count for part in range(count + 1)]
         for part in range(count):
             units.append(

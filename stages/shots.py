@@ -232,6 +232,21 @@ def merge_boundaries(
     return sorted(kept, key=lambda boundary: boundary.time_s)
 
 
+class _QuickAdaptiveDetector(AdaptiveDetector):  # type: ignore[misc]  # the package has no types
+    """AdaptiveDetector with its score computed in one pass instead of six.
+
+    With the default weights the score is the mean absolute difference over hue, saturation and
+    value, which is what the L1 distance of the two HSV pictures says.
+    """
+
+    _last_hsv: ByteImage | None = None
+
+    def _calculate_frame_score(self, timecode: FrameTimecode, frame_img: ByteImage) -> float:
+        hsv = np.asarray(cv2.cvtColor(frame_img, cv2.COLOR_BGR2HSV), dtype=np.uint8)
+        last, self._last_hsv = self._last_hsv, hsv
+        return 0.0 if last is None else float(cv2.norm(hsv, last, cv2.NORM_L1)) / hsv.size
+
+
 class _AdaptiveCuts:
     """PySceneDetect's AdaptiveDetector, fed with presentation times, and a check on what it says.
 
@@ -244,7 +259,7 @@ class _AdaptiveCuts:
     def __init__(self, parameters: ShotsParameters, fps: float) -> None:
         self._parameters = parameters
         # Without a least length: a candidate that is refused must not hide the cut behind it.
-        self._detector = AdaptiveDetector(
+        self._detector = _QuickAdaptiveDetector(
             adaptive_threshold=parameters.adaptive_threshold,
             min_scene_len=0,
             window_width=parameters.window,
@@ -273,8 +288,8 @@ class _AdaptiveCuts:
         """Sum over Y, U and V of the mean absolute difference from the picture before."""
         planes = (
             np.ascontiguousarray(picture.luma[::2, ::2]),
-            np.array(picture.chroma_u, order="C"),
-            np.array(picture.chroma_v, order="C"),
+            picture.chroma_u.copy(),
+            picture.chroma_v.copy(),
         )
         before, self._planes = self._planes, planes
         if before is None:
