@@ -26,6 +26,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import av
+import cv2
 import psutil
 
 from curation.config import load_configuration
@@ -68,6 +69,25 @@ def decode_and_scale(uri: str) -> None:
             scaler.planes(frame)
 
 
+def stages_alone(uri: str) -> None:
+    """The one decode with every signal stage watching: no job, no tables, no Ray."""
+    from stages.media.probe import probe  # noqa: PLC0415
+    from stages.unit import UnitTask, measure_unit  # noqa: PLC0415
+
+    configuration = load_configuration(None, None, [])
+    resolved = resolve(configuration)
+    source = probe(uri)
+    parameters = {
+        name: json.dumps(configuration.stage_parameters(name)) for name in resolved.signal_stages
+    }
+    fingerprints = {**resolved.fingerprints, "unit": resolved.unit}
+    end_s = source.duration_s
+    task = UnitTask(
+        "source", uri, source, 0, 0.0, end_s, True, True, parameters, fingerprints, 1, 1.0
+    )
+    measure_unit(task, lambda: None)
+
+
 def pyscenedetect(uri: str) -> None:
     """PySceneDetect alone, as its documentation calls it."""
     from scenedetect import AdaptiveDetector, detect  # noqa: PLC0415
@@ -78,6 +98,7 @@ def pyscenedetect(uri: str) -> None:
 PEERS: dict[str, Callable[[str], None]] = {
     "bare PyAV decode": bare_decode,
     "decode + scale to proxy": decode_and_scale,
+    "all signal stages, one process": stages_alone,
     "PySceneDetect, defaults": pyscenedetect,
 }
 
@@ -97,8 +118,14 @@ def run_peer(name: str, uri: str) -> None:
     """In the peer's process: run once for the imports on nothing, then for the clock."""
     import scenedetect  # noqa: F401, PLC0415
 
-    import stages.media.decode  # noqa: F401, PLC0415
+    import stages.media.decode  # noqa: PLC0415
+    import stages.speech  # noqa: PLC0415
+    import stages.unit  # noqa: PLC0415
 
+    stages.speech._detector()
+    cv2.setNumThreads(1)
+    if name == "PySceneDetect, defaults":
+        cv2.setNumThreads(-1)
     wall, cpu = time.perf_counter(), time.process_time()
     PEERS[name](uri)
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
