@@ -186,7 +186,7 @@ def _notes(job: Job, connection: Any) -> list[str]:  # noqa: ANN401 - DuckDB's c
     if row[0] and not row[1]:
         notes.append("No file can be read: the codes and messages above say why, file by file.")
     row = connection.execute(
-        "SELECT count(*), count(*) FILTER (state = 'keep'), count(*) FILTER (state = 'pending')"
+        "SELECT count(state), count(*) FILTER (state = 'keep'), count(*) FILTER (state = 'pending')"
         " FROM dataset"
     ).fetchall()[0]
     if row[0] and not row[1]:
