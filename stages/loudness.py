@@ -147,7 +147,7 @@ class LoudnessStage(SignalStage[LoudnessParameters]):
             integrated_lufs=integrated_loudness(_span_squares(signals, start_s, end_s)),
             peak_db=_floored_db(float(series["peak"][inside].max()) ** 2),
             clipping_ratio=float((weights * series["clipped"]).sum()) / count,
-            silence_ratio=float(np.clip(1.0 - sounding_s / (end_s - start_s), 0.0, 1.0)),
+            silence_ratio=round(float(np.clip(1.0 - sounding_s / (end_s - start_s), 0.0, 1.0)), 9),
             bandwidth_hz=_span_bandwidth(series["bandwidth_hz"], squares, sounding),
         )
 
