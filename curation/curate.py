@@ -154,9 +154,9 @@ def plan_curation(inputs: Sequence[str], out: str | None, configuration: JobConf
 def _job(out: str, configuration: JobConfiguration, address: str | None) -> Iterator[Job]:
     resolved = resolve(configuration)
     storage, store = open_store(out)
+    storage.check_writable()
     # A gate that is wrong must leave nothing behind, not even a lease.
     check_gates(store, resolved.selection, configuration.gate_list())
-    storage.check_writable()
     engine = Engine(configuration.engine, configuration.decode, address)
     with Lease(storage) as lease, engine:
         yield Job(out, configuration, resolved, storage, store, lease, engine)

@@ -141,6 +141,10 @@ class Engine:
     def _start(self) -> None:
         if self._workers:
             return
+        if not (self._address or os.environ.get("RAY_ADDRESS")):
+            # Ray reads this when it is imported, and a cluster of one then listens on the loopback
+            # address alone; `_node_ip_address` would be turned into the machine's outer address.
+            os.environ.setdefault("RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER", "0")
         import ray  # noqa: PLC0415
 
         if not ray.is_initialized():
@@ -181,7 +185,6 @@ class Engine:
             else:
                 ray.init(
                     address="local",
-                    _node_ip_address="127.0.0.1",
                     include_dashboard=False,
                     object_store_memory=_LOCAL_OBJECT_STORE_BYTES,
                     log_to_driver=True,

@@ -51,7 +51,7 @@ def rows(out: Path, sql: str) -> list[dict[str, Any]]:
 
 @pytest.fixture(scope="module")
 def one_ray() -> Iterator[None]:
-    ray.init(num_cpus=2, include_dashboard=False, log_to_driver=False)
+    ray.init(address="local", num_cpus=2, include_dashboard=False, log_to_driver=False)
     yield
     ray.shutdown()
 
