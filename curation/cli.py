@@ -13,6 +13,7 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
+from curation import cli_training
 from manifests.errors import TwinreelError, UsageError
 
 app = typer.Typer(
@@ -192,7 +193,7 @@ def verify(
 ) -> None:
     """Read every kept sample back from its shard: checksum, frames, sound. Exit 1 if one is bad."""
     from curation.inspect import open_view  # noqa: PLC0415
-    from training.samples import verify_samples  # noqa: PLC0415
+    from training.data.samples import verify_samples  # noqa: PLC0415
 
     result = verify_samples(out, open_view(out))
     if as_json:
@@ -248,6 +249,11 @@ def demo_bucket(
 
     truth = render_bucket(directory, seed=seed)
     typer.echo(f"{len(truth.clips)} files in {directory}, their truth in {directory}/truth.json")
+
+
+app.command()(cli_training.train)
+app.command()(cli_training.generate)
+plan_app.command("train")(cli_training.plan_train)
 
 
 def main() -> None:

@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
-import json
-import typing
 from collections.abc import Mapping, Sequence
 from importlib import resources
 from pathlib import Path
@@ -16,6 +13,14 @@ import yaml
 from manifests.decide import Gate
 from manifests.errors import UsageError
 from manifests.fingerprint import fingerprint
+from manifests.settings import (
+    Settings,
+    did_you_mean,
+    merge,
+    parse_assignment,
+    read_settings,
+    validate,
+)
 from stages.media.decode import PROXY_SHORT_SIDE_PX
 from stages.registry import STAGES
 from stages.sample import PackProfile
@@ -23,11 +28,7 @@ from stages.segment import ClipSettings
 from stages.unit import UNIT_VERSION
 
 
-class _Settings(pydantic.BaseModel):
-    model_config = pydantic.ConfigDict(extra="forbid", frozen=True)
-
-
-class DecodeSettings(_Settings):
+class DecodeSettings(Settings):
     """How sources are decoded, and what is done about those that do not."""
 
     unit_s: float = pydantic.Field(
@@ -55,7 +56,7 @@ class DecodeSettings(_Settings):
         )
 
 
-class GateSettings(_Settings):
+class GateSettings(Settings):
     """One gate: a scalar SQL expression over the view `dataset`, true for clips to keep."""
 
     sql: str
@@ -63,7 +64,7 @@ class GateSettings(_Settings):
     unmeasured: Literal["pending", "pass"] = "pending"
 
 
-class CaptionSettings(_Settings):
+class CaptionSettings(Settings):
     """Which captions kept clips get."""
 
     backend: Literal["attributes"] = "attributes"
@@ -80,14 +81,14 @@ class PackSettings(PackProfile):
         return PackProfile.model_validate(self.model_dump(exclude={"shard_mb"}))
 
 
-class SplitSettings(_Settings):
+class SplitSettings(Settings):
     """Which sources are never trained on."""
 
     held_out_share: float = pydantic.Field(0.05, ge=0, le=1)
     seed: int = 0
 
 
-class EngineSettings(_Settings):
+class EngineSettings(Settings):
     """How the job is spread."""
 
     workers: int | None = pydantic.Field(None, ge=1, description="one per CPU if not given")
@@ -97,7 +98,7 @@ class EngineSettings(_Settings):
     in_flight_per_worker: int = pydantic.Field(2, ge=1)
 
 
-class InputSettings(_Settings):
+class InputSettings(Settings):
     """Which files of a folder or bucket are looked at."""
 
     skip_suffixes: tuple[str, ...] = (
@@ -116,7 +117,7 @@ StageSettings: type[pydantic.BaseModel] = pydantic.create_model(
 )
 
 
-class JobConfiguration(_Settings):
+class JobConfiguration(Settings):
     """Everything that a job can be told."""
 
     preset: str = "quickstart"
@@ -124,7 +125,7 @@ class JobConfiguration(_Settings):
     decode: DecodeSettings = DecodeSettings()
     stages: StageSettings = pydantic.Field(default_factory=StageSettings)
     clip: ClipSettings = ClipSettings()
-    gates: dict[str, GateSettings] = {}
+    gates: dict[str, GateSettings] = pydantic.Field(default_factory=dict)
     caption: CaptionSettings = CaptionSettings()
     pack: PackSettings = PackSettings()
     split: SplitSettings = SplitSettings()
@@ -172,22 +173,19 @@ def load_configuration(
         UsageError: `unknown_preset`, `configuration_unreadable`, `unknown_setting` (names the
             nearest right one) or `bad_setting`.
     """
-    overlay = _read_file(file) if file is not None else {}
+    overlay = read_settings(file) if file is not None else {}
     if base is not None and preset is None:
         values = dict(base)
     else:
         name = preset or overlay.get("preset", "quickstart")
         values = {**_read_preset(str(name)), "preset": name}
-    values = _merge(values, overlay)
+    values = merge(values, overlay, whole=_is_gate)
     if preset is not None:
         values["preset"] = preset
     for assignment in assignments:
-        values = _merge(values, _parse_assignment(assignment))
-    values = _with_samples_as_long_as_clips(values)
-    try:
-        return JobConfiguration.model_validate(values)
-    except pydantic.ValidationError as error:
-        raise _usage_error(error) from error
+        given = parse_assignment(assignment, text_keys=("gates",))
+        values = merge(values, given, whole=_is_gate)
+    return validate(JobConfiguration, _with_samples_as_long_as_clips(values))
 
 
 def _with_samples_as_long_as_clips(values: Mapping[str, Any]) -> dict[str, Any]:
@@ -212,99 +210,12 @@ def _read_preset(name: str) -> dict[str, Any]:
             "unknown_preset",
             f"There is no preset '{name}'.",
             subject="--preset",
-            remedy=f"{_did_you_mean(name, names)}Presets are {', '.join(names)}.",
+            remedy=f"{did_you_mean(name, names)}Presets are {', '.join(names)}.",
         )
     text = (resources.files("curation") / "presets" / f"{name}.yaml").read_text()
     return dict(yaml.safe_load(text))
 
 
-def _read_file(file: Path) -> dict[str, Any]:
-    try:
-        values = yaml.safe_load(file.read_text())
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-        raise UsageError(
-            "configuration_unreadable",
-            f"It cannot be read as YAML ({str(error).splitlines()[0]}).",
-            subject=str(file),
-            remedy="Check the path and the indentation.",
-        ) from error
-    if values is None:
-        return {}
-    if not isinstance(values, dict):
-        raise UsageError(
-            "configuration_unreadable", "It must be a mapping of settings.", subject=str(file)
-        )
-    return values
-
-
-def _parse_assignment(assignment: str) -> dict[str, Any]:
-    key, equals, text = assignment.partition("=")
-    path = key.strip().split(".")
-    if not equals or not all(path):
-        raise UsageError(
-            "bad_assignment",
-            "An assignment reads key=value.",
-            subject=f"--set {assignment}",
-            remedy="For example: --set clip.frames=97",
-        )
-    try:
-        # SQL is full of characters that mean something to YAML.
-        value = text if path[0] == "gates" and not text.startswith("{") else yaml.safe_load(text)
-    except yaml.YAMLError as error:
-        raise UsageError(
-            "bad_assignment", "The value is not YAML.", subject=f"--set {assignment}"
-        ) from error
-    for part in reversed(path):
-        value = {part: value}
-    return typing.cast("dict[str, Any]", value)
-
-
-def _merge(below: Mapping[str, Any], above: Mapping[str, Any]) -> dict[str, Any]:
-    merged = dict(below)
-    for key, value in above.items():
-        under = merged.get(key)
-        both = isinstance(under, Mapping) and isinstance(value, Mapping)
-        # A gate is replaced whole: a new threshold must not inherit the old one's backends.
-        merged[key] = (
-            _merge(under, value) if both and not _is_gate(under) and under is not None else value
-        )
-    return merged
-
-
-def _is_gate(value: object) -> bool:
-    return isinstance(value, Mapping) and "sql" in value
-
-
-def _usage_error(error: pydantic.ValidationError) -> UsageError:
-    first = error.errors()[0]
-    path = [str(part) for part in first["loc"]]
-    dotted = ".".join(path)
-    if first["type"] == "extra_forbidden":
-        known = _keys_at(JobConfiguration, path[:-1])
-        nearest = _did_you_mean(path[-1], known, ".".join(path[:-1]))
-        return UsageError(
-            "unknown_setting",
-            "There is no such setting.",
-            subject=dotted,
-            remedy=f"{nearest}Settings there: {', '.join(known)}.",
-        )
-    given = json.dumps(first.get("input"), default=str)[:80]
-    return UsageError("bad_setting", f"{first['msg']} (given: {given}).", subject=dotted)
-
-
-def _keys_at(model: type[pydantic.BaseModel], path: Sequence[str]) -> list[str]:
-    for part in path:
-        field = model.model_fields.get(part)
-        annotation = field.annotation if field is not None else GateSettings
-        if isinstance(annotation, type) and issubclass(annotation, pydantic.BaseModel):
-            model = annotation
-        else:
-            model = GateSettings
-    return sorted(model.model_fields)
-
-
-def _did_you_mean(word: str, known: Sequence[str], prefix: str = "") -> str:
-    near = difflib.get_close_matches(word, known, n=1, cutoff=0.5)
-    if not near:
-        return ""
-    return f"Did you mean '{prefix}.{near[0]}'? " if prefix else f"Did you mean '{near[0]}'? "
+def _is_gate(value: Mapping[str, Any]) -> bool:
+    """A gate is replaced whole: a new threshold must not inherit the old one's backends."""
+    return "sql" in value

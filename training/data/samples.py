@@ -29,6 +29,7 @@ class KeptSample:
     bytes: int
     sha256: str
     frames: int
+    fps: float
     width: int
     height: int
     audio_rate_hz: int | None
@@ -56,8 +57,8 @@ def kept_samples(connection: duckdb.DuckDBPyConnection) -> list[KeptSample]:
     """
     columns = (
         "sample.sample_id, clip_id, sample.shard, sample.offset_bytes, sample.bytes, sample.sha256,"
-        " sample.frames, sample.width, sample.height, sample.audio_rate_hz, sample.audio_samples,"
-        " split, caption.text AS caption"
+        " sample.frames, sample.fps, sample.width, sample.height, sample.audio_rate_hz,"
+        " sample.audio_samples, split, caption.text AS caption"
     )
     rows = connection.sql(
         f"SELECT {columns} FROM dataset WHERE state = 'keep' AND sample.status = 'ok'"

@@ -1,0 +1,262 @@
+"""Checkpoints: written in the background, whole or not at all, read on any number of ranks.
+
+`checkpoints/step-00000200/` holds PyTorch's distributed format and `checkpoint.json`, which says
+what it belongs to. A folder that ends in `.partial` was never finished and is never read.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import json
+import shutil
+import threading
+from concurrent.futures import Future
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from torch.distributed.checkpoint import state_dict_loader, state_dict_saver
+from torch.distributed.checkpoint.state_dict import (
+    StateDictOptions,
+    get_optimizer_state_dict,
+    set_optimizer_state_dict,
+)
+
+from manifests.errors import StorageError, UsageError
+from manifests.fingerprint import fingerprint
+from training.build import Generator
+from training.data.order import Position
+
+_PARTIAL = ".partial"
+_RECORD = "checkpoint.json"
+
+
+@dataclasses.dataclass(frozen=True)
+class Record:
+    """What a checkpoint belongs to.
+
+    Attributes:
+        step: steps that are done.
+        position: in the data.
+        recipe: fingerprint of the recipe's binding settings.
+        code: fingerprint of the code that trained.
+        dataset: fingerprint of the snapshot that was trained on.
+    """
+
+    step: int
+    position: Position
+    recipe: str
+    code: str
+    dataset: str
+
+    def to_json(self) -> str:
+        """As text."""
+        return json.dumps(dataclasses.asdict(self), indent=2) + "\n"
+
+    @classmethod
+    def from_json(cls, text: str) -> Record:
+        """What `to_json` wrote."""
+        values = json.loads(text)
+        return cls(**{**values, "position": Position(**values["position"])})
+
+
+def code_fingerprint() -> str:
+    """16 hex digits of the training package's sources and of torch's version."""
+    folder = Path(__file__).parent
+    sources = {
+        path.relative_to(folder).as_posix(): path.read_text() for path in folder.rglob("*.py")
+    }
+    return fingerprint({"sources": sources, "torch": torch.__version__})
+
+
+def latest_checkpoint(run: Path) -> Path | None:
+    """The newest finished checkpoint of a run."""
+    finished = [
+        path
+        for path in (run / "checkpoints").glob("step-*")
+        if path.suffix != _PARTIAL and (path / _RECORD).exists()
+    ]
+    return max(finished, default=None)
+
+
+def read_record(checkpoint: Path) -> Record:
+    """What a checkpoint belongs to."""
+    return Record.from_json((checkpoint / _RECORD).read_text())
+
+
+class Checkpoints:
+    """Saves and loads the state of a run.
+
+    Args:
+        run: the run's folder.
+        keep: how many checkpoints are kept.
+        first: whether this rank names, renames and removes folders.
+        group: process group of the background writer.
+    """
+
+    def __init__(self, run: Path, *, keep: int, first: bool, group: dist.ProcessGroup) -> None:
+        self._run = run
+        self._folder = run / "checkpoints"
+        self._keep = keep
+        self._first = first
+        self._group = group
+        self._alone = dist.get_world_size() == 1
+        self._writing: tuple[Future[Any], threading.Event, Path] | None = None
+        if first:
+            for unfinished in self._folder.glob(f"*{_PARTIAL}"):
+                shutil.rmtree(unfinished)
+
+    def __enter__(self) -> Checkpoints:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        if error is None:
+            self.finish()
+        elif self._alone:
+            # Other ranks may be gone, but nobody else is needed to finish this one's writing.
+            with contextlib.suppress(StorageError):
+                self.finish()
+
+    def save(self, generator: Generator, optimizer: torch.optim.Optimizer, record: Record) -> None:
+        """Copy the state aside and write it in the background; the one before is finished first.
+
+        Raises:
+            StorageError: `checkpoint_failed`: this or the one before could not be written.
+        """
+        self.finish()
+        final = self._folder / f"step-{record.step:08d}"
+        partial = final.with_name(final.name + _PARTIAL)
+        try:
+            partial.mkdir(parents=True, exist_ok=True)
+            if self._first:
+                (partial / _RECORD).write_text(record.to_json())
+            state = {
+                "generator": generator.state_dict(),
+                "optimizer": _state_of(generator, optimizer),
+            }
+            future = state_dict_saver.async_save(
+                state, checkpoint_id=partial, process_group=self._group
+            )
+        except OSError as error:
+            raise _failed(final, error) from error
+        assert isinstance(future, Future)
+        ended = threading.Event()
+        self._writing = (future, ended, final)
+        future.add_done_callback(lambda done: self._publish(done, ended, partial, final))
+
+    def finish(self) -> None:
+        """Wait for what is being written.
+
+        Raises:
+            StorageError: `checkpoint_failed`; checkpoints before it are whole.
+        """
+        if self._writing is None:
+            return
+        (future, ended, final), self._writing = self._writing, None
+        try:
+            future.result()
+            ended.wait()
+            if self._first and not final.exists():
+                raise OSError("it could not be given its name")
+        except Exception as error:
+            raise _failed(final, error) from error
+
+    def load(
+        self, checkpoint: Path, generator: Generator, optimizer: torch.optim.Optimizer
+    ) -> None:
+        """Bring the state back, however many ranks saved it.
+
+        Raises:
+            StorageError: `checkpoint_unreadable`.
+        """
+        state = {"generator": generator.state_dict(), "optimizer": _state_of(generator, optimizer)}
+        try:
+            state_dict_loader.load(state, checkpoint_id=checkpoint, process_group=self._group)
+        except Exception as error:
+            raise _unreadable(checkpoint, error) from error
+        generator.load_state_dict(state["generator"])
+        set_optimizer_state_dict(
+            generator,
+            optimizer,
+            state["optimizer"],
+            options=StateDictOptions(flatten_optimizer_state_dict=True),
+        )
+
+    def _publish(
+        self, done: Future[Any], ended: threading.Event, partial: Path, final: Path
+    ) -> None:
+        """Give a written checkpoint its name, then let go of old ones."""
+        try:
+            if self._first and done.exception() is None:
+                partial.rename(final)
+                finished = sorted(self._folder.glob("step-*[0-9]"))
+                for old in finished[: -self._keep]:
+                    shutil.rmtree(old, ignore_errors=True)
+        finally:
+            ended.set()
+
+
+def load_weights(checkpoint: Path, generator: Generator) -> None:
+    """Bring a checkpoint's weights into a generator that is on one device, for sampling.
+
+    Raises:
+        StorageError: `checkpoint_unreadable`.
+    """
+    state = {"generator": generator.state_dict()}
+    try:
+        state_dict_loader.load(state, checkpoint_id=checkpoint, no_dist=True)
+    except Exception as error:
+        raise _unreadable(checkpoint, error) from error
+    generator.load_state_dict(state["generator"])
+
+
+def _state_of(generator: Generator, optimizer: torch.optim.Optimizer) -> dict[str, Any]:
+    options = StateDictOptions(flatten_optimizer_state_dict=True)
+    return get_optimizer_state_dict(generator, optimizer, options=options)
+
+
+def _failed(final: Path, error: BaseException) -> StorageError:
+    return StorageError(
+        "checkpoint_failed",
+        f"The checkpoint could not be written ({_root_cause(error)}).",
+        subject=str(final),
+        remedy="Make room or repair the disk, then go on with `--resume`: earlier checkpoints are"
+        " whole.",
+    )
+
+
+def _unreadable(checkpoint: Path, error: BaseException) -> StorageError:
+    return StorageError(
+        "checkpoint_unreadable",
+        f"The checkpoint cannot be read ({_root_cause(error)}).",
+        subject=str(checkpoint),
+        remedy="Remove it to go on from the one before.",
+    )
+
+
+def _root_cause(error: BaseException) -> str:
+    """The innermost reason: what went wrong on a rank, not that something did."""
+    failures = getattr(error, "failures", None)
+    if failures:
+        error = next(iter(failures.values()))[0]
+    while error.__cause__ is not None:
+        error = error.__cause__
+    return str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+
+
+def missing_checkpoint(run: Path) -> UsageError:
+    """The error for a run that has no checkpoint yet."""
+    return UsageError(
+        "no_checkpoint",
+        "There is no finished checkpoint here.",
+        subject=str(run),
+        remedy="Give the folder that was --run of `twinreel train`, after its first checkpoint.",
+    )

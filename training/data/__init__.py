@@ -1,0 +1,1 @@
+"""Curated samples as training data: which, in what order, decoded."""

@@ -1,0 +1,225 @@
+"""Batches for one rank: read ahead, checked, decoded, encoded, remembered."""
+
+from __future__ import annotations
+
+import dataclasses
+import threading
+from collections import OrderedDict, deque
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+
+import torch
+from torch import Tensor
+
+from manifests.storage import open_storage
+from training.codecs import AudioCodec, VideoCodec
+from training.data.media import read_pictures, read_sound
+from training.data.order import GlobalBatch, Position, Shape
+from training.data.samples import KeptSample, read_members
+
+_BYTES_OF_MB = 1 << 20
+
+
+@dataclasses.dataclass(frozen=True)
+class Encoded:
+    """A sample's latents: video [C, F, H, W] and audio [L, C], None where it has none."""
+
+    video: Tensor | None
+    audio: Tensor | None
+
+    def nbytes(self) -> int:
+        """Memory of both."""
+        return sum(part.nbytes for part in (self.video, self.audio) if part is not None)
+
+
+@dataclasses.dataclass(frozen=True)
+class MicroBatch:
+    """What a rank holds at once, on its device.
+
+    Attributes:
+        video: latents [B, C, F, H, W], or None.
+        audio: latents [B, L, C], or None.
+        prompts: captions as they are now.
+        sample_ids: of the samples.
+        weights: [B]; 0 for one that another rank also has.
+    """
+
+    video: Tensor | None
+    audio: Tensor | None
+    prompts: tuple[str, ...]
+    sample_ids: tuple[str, ...]
+    weights: Tensor
+
+
+@dataclasses.dataclass(frozen=True)
+class RankBatch:
+    """A rank's share of a step, and where the run is in its data after it."""
+
+    whole: GlobalBatch
+    after: Position
+    micro_batches: tuple[MicroBatch, ...]
+
+
+class SampleReader:
+    """Samples as latents, remembered as far as memory is allowed.
+
+    Args:
+        out: where the shards lie.
+        video_codec: of the pictures.
+        audio_codec: of the sound.
+        cache_mb: memory for encoded samples.
+    """
+
+    def __init__(
+        self, out: str, video_codec: VideoCodec, audio_codec: AudioCodec, *, cache_mb: int
+    ) -> None:
+        self._storage = open_storage(out, create=False)
+        self._video_codec = video_codec.eval()
+        self._audio_codec = audio_codec.eval()
+        self._room = cache_mb * _BYTES_OF_MB
+        self._cache: OrderedDict[tuple[str, Shape], Encoded] = OrderedDict()
+        self._lock = threading.Lock()
+
+    def read(self, sample: KeptSample, shape: Shape) -> Encoded:
+        """A sample's latents; may be called from several threads.
+
+        Raises:
+            StorageError: `storage_missing` or `sample_corrupt`.
+            MediaError: `sample_unreadable`.
+        """
+        name = (sample.sample_id, shape)
+        with self._lock:
+            if name in self._cache:
+                self._cache.move_to_end(name)
+                return self._cache[name]
+        encoded = self._encode(sample, shape)
+        with self._lock:
+            if name not in self._cache and encoded.nbytes() <= self._room:
+                self._cache[name] = encoded
+                self._room -= encoded.nbytes()
+            while self._room < 0:
+                _, oldest = self._cache.popitem(last=False)
+                self._room += oldest.nbytes()
+        return encoded
+
+    @torch.no_grad()
+    def _encode(self, sample: KeptSample, shape: Shape) -> Encoded:
+        members = read_members(self._storage, sample)
+        subject = f"{self._storage.url(sample.shard)} ({sample.sample_id})"
+        video = audio = None
+        if shape.frames:
+            extension = "video.npy" if "video.npy" in members else "mp4"
+            pictures = read_pictures(
+                members[extension],
+                extension,
+                frames=shape.frames,
+                width=shape.width,
+                height=shape.height,
+                subject=subject,
+            )
+            video = self._video_codec.encode(pictures[None])[0]
+        if shape.audio_samples:
+            sound = read_sound(
+                members["flac"] if "flac" in members else members["wav"],
+                samples=shape.audio_samples,
+                rate_hz=self._audio_codec.rate_hz,
+                subject=subject,
+            )
+            audio = self._audio_codec.encode(sound[None])[0]
+        return Encoded(video, audio)
+
+
+class Loader:
+    """A rank's batches in order, the next ones read while one is trained on.
+
+    Args:
+        reader: of the samples.
+        rank: of this process.
+        ranks: how many there are.
+        micro_batch: samples at once.
+        threads: that read.
+        ahead: batches that are read before they are asked for.
+        device: where micro-batches go.
+    """
+
+    def __init__(
+        self,
+        reader: SampleReader,
+        *,
+        rank: int,
+        ranks: int,
+        micro_batch: int,
+        threads: int,
+        ahead: int,
+        device: torch.device,
+    ) -> None:
+        self._reader = reader
+        self._rank, self._ranks = rank, ranks
+        self._micro_batch = micro_batch
+        self._ahead = ahead
+        self._device = device
+        self._executor = ThreadPoolExecutor(threads, thread_name_prefix="twinreel-loader")
+
+    def batches(self, order: Iterator[tuple[GlobalBatch, Position]]) -> Iterator[RankBatch]:
+        """This rank's share of each batch of `order`.
+
+        Raises:
+            StorageError: `storage_missing` or `sample_corrupt`.
+            MediaError: `sample_unreadable`.
+        """
+        pending: deque[tuple[GlobalBatch, Position, list[Future[Encoded]]]] = deque()
+        try:
+            while True:
+                while len(pending) <= self._ahead and (following := next(order, None)) is not None:
+                    whole, after = following
+                    pending.append((whole, after, self._submit(whole)))
+                if not pending:
+                    return
+                yield self._collect(*pending.popleft())
+        finally:
+            for _, _, futures in pending:
+                for future in futures:
+                    future.cancel()
+
+    def close(self) -> None:
+        """End the reading threads."""
+        self._executor.shutdown(wait=False, cancel_futures=True)
+
+    def _submit(self, whole: GlobalBatch) -> list[Future[Encoded]]:
+        return [
+            self._executor.submit(self._reader.read, sample, whole.shape)
+            for sample, _ in whole.share(self._rank, self._ranks)
+        ]
+
+    def _collect(
+        self, whole: GlobalBatch, after: Position, futures: Sequence[Future[Encoded]]
+    ) -> RankBatch:
+        share = whole.share(self._rank, self._ranks)
+        encoded = [future.result() for future in futures]
+        size = self._micro_batch
+        return RankBatch(
+            whole,
+            after,
+            tuple(
+                collate(share[start : start + size], encoded[start : start + size], self._device)
+                for start in range(0, len(share), size)
+            ),
+        )
+
+
+def collate(
+    share: Sequence[tuple[KeptSample, float]], encoded: Sequence[Encoded], device: torch.device
+) -> MicroBatch:
+    """Samples of one shape as a micro-batch on a device."""
+
+    def stacked(part: Callable[[Encoded], Tensor | None]) -> Tensor | None:
+        latents = [latent for one in encoded if (latent := part(one)) is not None]
+        return torch.stack(latents).to(device, non_blocking=True) if latents else None
+
+    return MicroBatch(
+        stacked(lambda one: one.video),
+        stacked(lambda one: one.audio),
+        tuple(sample.caption or "" for sample, _ in share),
+        tuple(sample.sample_id for sample, _ in share),
+        torch.tensor([weight for _, weight in share], device=device),
+    )

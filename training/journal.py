@@ -1,0 +1,196 @@
+"""What a run says of itself: a progress line, JSON lines, and TensorBoard if asked."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+from manifests.errors import StorageError, UsageError
+from training.data.loader import RankBatch
+from training.data.order import GlobalBatch
+from training.geometry import Geometry
+
+LOG_FILE = "log.jsonl"
+
+
+class Journal:
+    """Writes to `RUN/log.jsonl`; on ranks other than the first it is silent.
+
+    Args:
+        run: the run's folder.
+        steps: the run's last step.
+        start: steps that are done; lines of later steps, from before a crash, are taken out.
+        first: whether this rank speaks.
+        tensorboard: also write `RUN/tensorboard/`.
+
+    Raises:
+        UsageError: `tensorboard_missing`.
+    """
+
+    def __init__(
+        self, run: Path, *, steps: int, start: int, first: bool, tensorboard: bool
+    ) -> None:
+        self._first = first
+        if not first:
+            return
+        self._path = run / LOG_FILE
+        self._cut(start)
+        self._file = self._path.open("a", encoding="utf-8")
+        self._board = _open_board(run / "tensorboard", start) if tensorboard else None
+        console = Console(stderr=True)
+        self._progress = Progress(
+            TextColumn("step"),
+            MofNCompleteColumn(),
+            BarColumn(bar_width=20),
+            TimeRemainingColumn(),
+            TextColumn("{task.fields[text]}"),
+            console=console,
+            disable=not console.is_terminal,
+        )
+        self._bar = self._progress.add_task("train", total=steps, completed=start, text="")
+        self._plain = not console.is_terminal
+        self._console = console
+
+    def __enter__(self) -> Journal:
+        if self._first:
+            self._progress.start()
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        if self._first:
+            self._progress.stop()
+            self._file.close()
+            if self._board is not None:
+                self._board.close()
+
+    def step(self, values: dict[str, Any]) -> None:
+        """Note a step; `values` has its number under `step`."""
+        self._write("step", values)
+        if self._first:
+            self._progress.update(self._bar, completed=values["step"], text=_line(values))
+
+    def say(self, values: dict[str, Any]) -> None:
+        """Note a step that is also printed where there is no terminal for a progress line."""
+        self.step(values)
+        if self._first and self._plain:
+            text = f"step {values['step']}: {_line(values)}"
+            self._console.print(text, highlight=False, soft_wrap=True)
+
+    def evaluation(self, values: dict[str, Any]) -> None:
+        """Note the loss on held-out sources."""
+        self._write("evaluation", values)
+        if self._first:
+            losses = ", ".join(
+                f"{name} {values[name]:.4f}"
+                for name in ("loss", "video", "audio")
+                if name in values
+            )
+            self._progress.console.print(
+                f"held out after {values['step']} steps: {losses}", highlight=False, soft_wrap=True
+            )
+
+    def note(self, text: str) -> None:
+        """Say a sentence to whoever watches."""
+        if self._first:
+            self._progress.console.print(text, highlight=False, soft_wrap=True)
+
+    def _write(self, kind: str, values: dict[str, Any]) -> None:
+        if not self._first:
+            return
+        try:
+            self._file.write(json.dumps({"kind": kind, **values}) + "\n")
+            self._file.flush()
+        except OSError as error:
+            raise StorageError(
+                "log_failed",
+                f"The log cannot be written ({error.strerror}).",
+                subject=str(self._path),
+                remedy="Make room on the disk, then go on with `--resume`.",
+            ) from error
+        if self._board is not None:
+            for name, value in values.items():
+                if isinstance(value, float):
+                    self._board.add_scalar(f"{kind}/{name}", value, values["step"])
+
+    def _cut(self, start: int) -> None:
+        """Keep the lines up to `start`: what came after is about to happen again."""
+        if not self._path.exists():
+            return
+        kept = []
+        for line in self._path.read_text(encoding="utf-8").splitlines(keepends=True):
+            try:
+                if json.loads(line)["step"] <= start:
+                    kept.append(line)
+            except ValueError:
+                break  # the line that a kill cut short
+        self._path.write_text("".join(kept), encoding="utf-8")
+
+
+class Meter:
+    """Tokens a second, and how long the step waited for data, since it was last read."""
+
+    def __init__(self) -> None:
+        self.skip()
+
+    def next(self, batches: Iterator[RankBatch]) -> RankBatch:
+        """The next batch, the wait for it counted."""
+        before = time.perf_counter()
+        batch = next(batches)
+        self._wait_s += time.perf_counter() - before
+        return batch
+
+    def count(self, batch: GlobalBatch, geometry: Geometry) -> None:
+        """Note a step."""
+        tokens = geometry.video_tokens(batch.shape) + geometry.audio_tokens(batch.shape)
+        self._tokens += tokens * len(batch.samples)
+        self._steps += 1
+
+    def skip(self) -> None:
+        """Forget what has passed: it was no training."""
+        self._tokens, self._wait_s, self._steps = 0, 0.0, 0
+        self._since = time.perf_counter()
+
+    def read(self) -> dict[str, float]:
+        """Rates since the last reading."""
+        elapsed_s, steps = time.perf_counter() - self._since, max(1, self._steps)
+        values = {
+            "tokens_per_s": self._tokens / elapsed_s,
+            "step_s": elapsed_s / steps,
+            "data_wait_s": self._wait_s / steps,
+        }
+        self.skip()
+        return values
+
+
+def _line(values: dict[str, Any]) -> str:
+    parts = [f"loss {values['loss']:.4f}"]
+    parts += [f"{name} {values[name]:.4f}" for name in ("video", "audio") if name in values]
+    parts.append(f"{values['tokens_per_s']:,.0f} tokens/s")
+    if values["data_wait_s"] > 0.05 * values["step_s"]:
+        parts.append(f"waits {values['data_wait_s'] / values['step_s']:.0%} for data")
+    return ", ".join(parts)
+
+
+def _open_board(folder: Path, start: int) -> Any:  # noqa: ANN401 - torch has no types for it
+    try:
+        from torch.utils.tensorboard import SummaryWriter  # noqa: PLC0415 - optional
+    except ImportError as error:
+        raise UsageError(
+            "tensorboard_missing",
+            "The recipe asks for TensorBoard, which is not installed.",
+            subject="log.tensorboard",
+            remedy="pip install tensorboard, or --set log.tensorboard=false.",
+        ) from error
+    return SummaryWriter(str(folder), purge_step=start + 1)

@@ -1,0 +1,314 @@
+"""A recipe: everything that a training run is told, in YAML, validated."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from importlib import resources
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import pydantic
+import yaml
+from pydantic import Field
+
+from manifests.errors import UsageError
+from manifests.fingerprint import fingerprint
+from manifests.settings import (
+    Settings,
+    did_you_mean,
+    merge,
+    parse_assignment,
+    read_settings,
+    validate,
+)
+from training.tasks import TaskName
+
+
+class PixelPatchesSettings(Settings):
+    """Patches of pixels: needs no weights."""
+
+    kind: Literal["pixels"]
+    patch: int = Field(4, ge=1, description="rows and columns of a patch")
+    frames: int = Field(8, ge=1, description="pictures a latent, after the first")
+    terms: int = Field(1, ge=1, description="cosine terms in time kept of them")
+
+    @property
+    def channels(self) -> int:
+        """Of a latent."""
+        return self.terms * (self.patch**2 + 2)
+
+    @property
+    def stride(self) -> tuple[int, int, int]:
+        """Pictures, rows and columns a latent."""
+        return self.frames, self.patch, self.patch
+
+
+class WanSettings(Settings):
+    """Wan 2.2's video VAE. Planned with; its code and weights are not part of this version."""
+
+    kind: Literal["wan-2.2"]
+    channels: Literal[48] = 48
+    stride: tuple[Literal[4], Literal[16], Literal[16]] = (4, 16, 16)
+
+
+class LogMelSettings(Settings):
+    """Log-mel spectra: needs no weights."""
+
+    kind: Literal["log-mel"]
+    rate_hz: int = Field(16_000, ge=1000, description="sample rate")
+    mels: int = Field(64, ge=1, description="filters")
+    frames: int = Field(2, ge=1, description="spectra, of 256 samples each, a latent")
+
+    @property
+    def channels(self) -> int:
+        """Of a latent."""
+        return self.mels
+
+    @property
+    def stride(self) -> int:
+        """Samples a latent."""
+        return 256 * self.frames
+
+
+class MmAudioSettings(Settings):
+    """MMAudio's 16 kHz VAE. Planned with; its code and weights are not part of this version."""
+
+    kind: Literal["mmaudio-16k"]
+    rate_hz: Literal[16_000] = 16_000
+    channels: Literal[20] = 20
+    stride: Literal[512] = 512
+
+
+class VideoSettings(Settings):
+    """Pictures as the model sees them."""
+
+    codec: Annotated[PixelPatchesSettings | WanSettings, Field(discriminator="kind")]
+    area_px: int = Field(518_400, ge=64, description="rows x columns")
+    frames: int = Field(121, ge=1, description="of a sample, at most")
+    fps: float = Field(24.0, gt=0, description="samples at another rate are not used")
+
+
+class AudioSettings(Settings):
+    """Sound as the model sees it."""
+
+    codec: Annotated[LogMelSettings | MmAudioSettings, Field(discriminator="kind")]
+
+
+class ByteTextSettings(Settings):
+    """A small encoder of bytes, trained with the model."""
+
+    kind: Literal["bytes"]
+    dim: int = Field(128, ge=1, description="width of a token")
+    length: int = Field(64, ge=1, description="tokens")
+    stride: int = Field(4, ge=2, multiple_of=2, description="bytes a token")
+    layers: int = Field(1, ge=1)
+    heads: int = Field(4, ge=1)
+
+
+class Umt5Settings(Settings):
+    """umT5-XXL. Planned with; its weights are not part of this version."""
+
+    kind: Literal["umt5-xxl"]
+    dim: Literal[4096] = 4096
+    length: int = Field(512, ge=1)
+
+
+class ModelSettings(Settings):
+    """The towers' size; both are equal."""
+
+    family: Literal["ovi"] = "ovi"
+    dim: int = Field(3072, ge=4)
+    ffn_dim: int = Field(14336, ge=1)
+    freq_dim: int = Field(256, ge=2, multiple_of=2, description="of the timestep's sinusoid")
+    heads: int = Field(24, ge=1)
+    layers: int = Field(30, ge=1)
+    patch: tuple[int, int, int] = Field((1, 2, 2), description="video latents a token")
+    rope_scale: float | Literal["auto"] = Field(
+        "auto", description="factor of sound's rotary frequencies: latents a clip / tokens a clip"
+    )
+
+    @pydantic.model_validator(mode="after")
+    def _heads_divide(self) -> ModelSettings:
+        if self.dim % (2 * self.heads):
+            raise ValueError(f"dim {self.dim} must be a multiple of twice the {self.heads} heads")
+        return self
+
+
+class FlowSettings(Settings):
+    """Which noise levels are trained on."""
+
+    sigma: Literal["uniform", "logit-normal"] = "uniform"
+    coupling: Literal["shared", "independent"] = Field(
+        "shared", description="one level for both modalities, or one each"
+    )
+    video_shift: float = Field(1.0, gt=0, description="moves pictures' levels towards noise")
+    audio_shift: float = Field(1.0, gt=0, description="moves sound's levels towards noise")
+
+
+class LossSettings(Settings):
+    """Weights of the modalities."""
+
+    video: float = Field(0.85, ge=0)
+    audio: float = Field(0.15, ge=0)
+
+
+class OptimizerSettings(Settings):
+    """AdamW."""
+
+    learning_rate: float = Field(5e-5, gt=0)
+    betas: tuple[float, float] = (0.9, 0.95)
+    eps: float = Field(1e-8, gt=0)
+    weight_decay: float = Field(0.0, ge=0)
+    clip_norm: float = Field(1.0, gt=0, description="of all gradients together")
+    warmup_steps: int = Field(0, ge=0)
+    decay: Literal["constant", "cosine"] = Field(
+        "constant", description="cosine falls to a tenth over the run's steps"
+    )
+
+
+class EvaluationSettings(Settings):
+    """Loss on held-out sources, at fixed noise and fixed levels."""
+
+    every: int = Field(200, ge=1, description="steps")
+    samples: int = Field(32, ge=0, description="at most; 0 turns it off")
+    sigmas: tuple[float, ...] = (0.1, 0.3, 0.5, 0.7, 0.9)
+
+
+class CheckpointSettings(Settings):
+    """When the state is saved, and how many are kept."""
+
+    every: int = Field(500, ge=1, description="steps")
+    keep: int = Field(2, ge=1)
+
+
+class LoaderSettings(Settings):
+    """How samples are read ahead."""
+
+    threads: int = Field(2, ge=1, description="of each rank")
+    ahead: int = Field(4, ge=1, description="batches")
+    cache_mb: int = Field(1024, ge=0, description="of encoded samples that each rank remembers")
+
+
+class LogSettings(Settings):
+    """What is written beside the progress line."""
+
+    every: int = Field(10, ge=1, description="steps")
+    sample_ids: bool = Field(False, description="name each step's samples in log.jsonl")
+    tensorboard: bool = False
+
+
+class SamplingSettings(Settings):
+    """How clips are generated (Ovi's released sampler)."""
+
+    steps: int = Field(50, ge=1)
+    shift: float = Field(5.0, gt=0)
+    video_guidance: float = Field(4.0, ge=0)
+    audio_guidance: float = Field(3.0, ge=0)
+    skip_block: int | None = Field(
+        None, ge=0, description="block that the unconditional pass leaves out"
+    )
+    video_negative: str = Field("", description="prompt of the pictures' unconditional pass")
+    audio_negative: str = Field("", description="prompt of the sound's unconditional pass")
+
+
+class Recipe(Settings):
+    """Everything that a run is told."""
+
+    seed: int = 0
+    steps: int = Field(ge=1)
+    batch: int = Field(ge=1, description="samples a step, of all ranks together")
+    micro_batch: int = Field(1, ge=1, description="samples that a rank holds at once")
+    caption_dropout: float = Field(0.1, ge=0, le=1)
+    precision: Literal["auto", "fp32", "bf16"] = Field(
+        "auto", description="of matrix products: bf16 on CUDA, fp32 elsewhere"
+    )
+    trainable: tuple[str, ...] = Field(("*",), description="patterns of parameter names")
+    recompute: bool = Field(False, description="activations are recomputed, to save memory")
+    tasks: dict[TaskName, float] = {"t2av": 1.0}  # noqa: RUF012 - pydantic copies it
+    model: ModelSettings
+    video: VideoSettings
+    audio: AudioSettings
+    text: Annotated[ByteTextSettings | Umt5Settings, Field(discriminator="kind")]
+    flow: FlowSettings = FlowSettings()
+    loss: LossSettings = LossSettings()
+    optimizer: OptimizerSettings = OptimizerSettings()
+    evaluation: EvaluationSettings = EvaluationSettings()
+    checkpoint: CheckpointSettings = CheckpointSettings()
+    loader: LoaderSettings = LoaderSettings()
+    log: LogSettings = LogSettings()
+    sampling: SamplingSettings = SamplingSettings()
+
+    @pydantic.field_validator("tasks")
+    @classmethod
+    def _some_task(cls, tasks: dict[TaskName, float]) -> dict[TaskName, float]:
+        if min(tasks.values(), default=0) < 0 or not sum(tasks.values()):
+            raise ValueError("weights must not be negative, and one must be above 0")
+        return {name: weight for name, weight in tasks.items() if weight}
+
+    def binding(self) -> dict[str, Any]:
+        """The settings that a checkpoint depends on; the others may change on the way."""
+        values = self.model_dump(mode="json", exclude=_FREE)
+        if self.optimizer.decay != "constant":
+            values["steps"] = self.steps
+        return values
+
+    def fingerprint(self) -> str:
+        """16 hex digits of the binding settings."""
+        return fingerprint(self.binding())
+
+    def to_yaml(self) -> str:
+        """The whole recipe, as it can be read again."""
+        return str(yaml.safe_dump(self.model_dump(mode="json"), sort_keys=False))
+
+
+_FREE = {"steps", "evaluation", "checkpoint", "loader", "log", "sampling", "recompute"}
+
+
+def load_recipe(recipe: str | Path, assignments: Sequence[str] = ()) -> Recipe:
+    """A recipe by name or file, with assignments over it.
+
+    Args:
+        recipe: one that comes with the package (`tiny`), or a YAML file.
+        assignments: `dotted.key=value`, values in YAML.
+
+    Raises:
+        UsageError: `unknown_recipe`, `configuration_unreadable`, `unknown_setting`,
+            `bad_assignment` or `bad_setting`.
+    """
+    values = _named(str(recipe))
+    for assignment in assignments:
+        values = merge(values, parse_assignment(assignment))
+    return validate(Recipe, values)
+
+
+def recipe_names() -> list[str]:
+    """Names of the recipes that come with the package."""
+    folder = resources.files("training") / "recipes"
+    return sorted(entry.name.removesuffix(".yaml") for entry in folder.iterdir())
+
+
+def differences(before: Mapping[str, Any], now: Mapping[str, Any], prefix: str = "") -> list[str]:
+    """Settings that differ, as `key: before -> now`."""
+    found = []
+    for name in sorted({*before, *now}):
+        old, new = before.get(name), now.get(name)
+        if isinstance(old, Mapping) and isinstance(new, Mapping) and name != "tasks":
+            found += differences(old, new, f"{prefix}{name}.")
+        elif old != new:
+            found.append(f"{prefix}{name}: {old} -> {new}")
+    return found
+
+
+def _named(recipe: str) -> dict[str, Any]:
+    if recipe in recipe_names():
+        text = (resources.files("training") / "recipes" / f"{recipe}.yaml").read_text()
+        return dict(yaml.safe_load(text))
+    if not Path(recipe).exists():
+        raise UsageError(
+            "unknown_recipe",
+            "There is no recipe of this name, and no such file.",
+            subject=recipe,
+            remedy=f"{did_you_mean(recipe, recipe_names())}"
+            f"Recipes are {', '.join(recipe_names())}.",
+        )
+    return read_settings(Path(recipe))
