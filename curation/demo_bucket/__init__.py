@@ -21,6 +21,14 @@ from curation.demo_bucket.clips import (
     two_faces_clip,
     write_clip,
 )
+from curation.demo_bucket.events import (
+    EVENT_SHAPE,
+    PULSE_EDGE_S,
+    Lamp,
+    lamp_clip,
+    lamp_design,
+    pulse_envelope,
+)
 from curation.demo_bucket.faces import FacePainter, draw_face, face_painter
 from curation.demo_bucket.render import AudioTrack, VideoFormat, render_audio, render_video
 from curation.demo_bucket.scenes import frame_times_s, textured_picture, variable_frame_times_s
@@ -34,14 +42,18 @@ from curation.demo_bucket.sounds import (
     stereo,
     tone,
 )
-from curation.demo_bucket.truth import TRUTH_FILE, BucketTruth, ClipTruth, Margins
+from curation.demo_bucket.truth import TRUTH_FILE, BucketTruth, ClipTruth, LampTruth, Margins
 
 __all__ = [
+    "EVENT_SHAPE",
+    "PULSE_EDGE_S",
     "TRUTH_FILE",
     "AudioTrack",
     "BucketTruth",
     "ClipTruth",
     "FacePainter",
+    "Lamp",
+    "LampTruth",
     "Margins",
     "Shape",
     "SpeechSound",
@@ -56,9 +68,12 @@ __all__ = [
     "flash_beep_clip",
     "frame_times_s",
     "frozen_clip",
+    "lamp_clip",
+    "lamp_design",
     "letterbox_clip",
     "mean_volume_db",
     "pan_clip",
+    "pulse_envelope",
     "render_audio",
     "render_bucket",
     "render_video",

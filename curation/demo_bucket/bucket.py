@@ -26,6 +26,7 @@ from curation.demo_bucket.clips import (
     talking_face_clip,
     two_faces_clip,
 )
+from curation.demo_bucket.events import lamp_clip, lamp_design
 from curation.demo_bucket.render import AudioTrack, VideoFormat, mp4_boxes
 from curation.demo_bucket.sounds import silence, speech_like_sound, stereo, tone
 from curation.demo_bucket.truth import TRUTH_FILE, BucketTruth, ClipTruth, Margins
@@ -105,6 +106,7 @@ def bucket_recipes(seed: int) -> dict[str, Recipe]:
         **_face_recipes(base),
         **_timing_recipes(base),
         **_sound_recipes(base),
+        **_event_recipes(base),
         **_format_recipes(base),
         **_broken_recipes(base),
     }
@@ -201,6 +203,13 @@ def _sound_recipes(base: int) -> dict[str, Recipe]:
         ),
         "sounds/speech.wav": speech_only,
         "sounds/tone.flac": tone_only,
+    }
+
+
+def _event_recipes(base: int) -> dict[str, Recipe]:
+    return {
+        f"events/lamp_{number:02d}.mp4": partial(lamp_clip, lamp=lamp, seed=base + 100 + number)
+        for number, lamp in enumerate(lamp_design())
     }
 
 

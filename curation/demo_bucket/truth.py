@@ -22,6 +22,31 @@ class Margins:
 
 
 @dataclass(frozen=True, kw_only=True)
+class LampTruth:
+    """A lamp that lights up with every pulse of a tone.
+
+    Attributes:
+        colour: red, green or blue; tells the pitch.
+        size: small, middle or large; tells the loudness.
+        light: dark, middle or bright surroundings.
+        pattern: long pulses close together, or short ones far apart.
+        pitch_hz: fundamental of the tone.
+        centre_px: (x, y) of the lamp in the stored picture.
+        radius_px: from its centre to where it has faded out.
+        pulses_s: (start, end) of every pulse; the clip may end before the last does.
+    """
+
+    colour: str
+    size: str
+    light: str
+    pattern: str
+    pitch_hz: float
+    centre_px: tuple[float, float]
+    radius_px: float
+    pulses_s: tuple[tuple[float, float], ...]
+
+
+@dataclass(frozen=True, kw_only=True)
 class ClipTruth:
     """Everything that is known of one file; None where a question does not apply.
 
@@ -64,6 +89,7 @@ class ClipTruth:
         offset_frames: 25 fps frames by which the sound is early; only where `sync` is synced.
         flash_s: when the picture turns white.
         beep_s: when the beep starts.
+        lamp: the lamp of an event clip.
     """
 
     file: str
@@ -99,6 +125,7 @@ class ClipTruth:
     offset_frames: int | None = None
     flash_s: float | None = None
     beep_s: float | None = None
+    lamp: LampTruth | None = None
 
 
 @dataclass(frozen=True)
@@ -140,7 +167,7 @@ class BucketTruth:
 
 def _clip_from(record: dict[str, Any]) -> ClipTruth:
     segments = tuple((start_s, end_s) for start_s, end_s in record["speech_segments_s"])
-    fade = record["fade_span_s"]
+    fade, lamp = record["fade_span_s"], record["lamp"]
     return ClipTruth(
         **{
             **record,
@@ -148,5 +175,12 @@ def _clip_from(record: dict[str, Any]) -> ClipTruth:
             "speech_segments_s": segments,
             "cut_times_s": tuple(record["cut_times_s"]),
             "fade_span_s": None if fade is None else (fade[0], fade[1]),
+            "lamp": None if lamp is None else _lamp_from(lamp),
         }
     )
+
+
+def _lamp_from(record: dict[str, Any]) -> LampTruth:
+    x_px, y_px = record["centre_px"]
+    pulses_s = tuple((start_s, end_s) for start_s, end_s in record["pulses_s"])
+    return LampTruth(**{**record, "centre_px": (x_px, y_px), "pulses_s": pulses_s})
