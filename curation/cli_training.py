@@ -102,7 +102,7 @@ def generate(
 ) -> None:
     """Generate a clip with picture and sound from a run's newest checkpoint."""
     _need_torch()
-    from training.generate import Request, Sampler, write_generated  # noqa: PLC0415
+    from training.generate import Request, Sampler, check_suffix, write_generated  # noqa: PLC0415
     from training.run import read_recipe  # noqa: PLC0415
 
     changed: dict[str, float | int] = {}
@@ -111,19 +111,21 @@ def generate(
     if guidance is not None:
         changed |= {"video_guidance": guidance, "audio_guidance": guidance}
     sampling = read_recipe(run).sampling.model_copy(update=changed)
+    check_suffix(out)
     request = Request(
         prompt, image=image, video=video, audio=audio, task=_task(task), aspect=_aspect(size),
         seed=seed,
     )  # fmt: skip
     sampler = Sampler(run, sampling)
-    with Progress(console=Console(stderr=True), transient=True) as progress:
+    console = Console(stderr=True)
+    with Progress(console=console, transient=True, disable=not console.is_terminal) as progress:
         bar = progress.add_task("sampling", total=sampling.steps)
         clip = sampler.generate(request, lambda done: progress.update(bar, completed=done))
     write_generated(clip, out, scale=scale)
     pictures = "no pictures"
     if clip.pictures is not None:
         frames, rows, columns = clip.pictures.shape[:3]
-        pictures = f"{frames} frames of {columns} x {rows}"
+        pictures = f"{frames} frames of {scale * columns} x {scale * rows}"
     seconds = 0 if clip.sound is None else len(clip.sound) / clip.rate_hz
     typer.echo(f"{out}: {pictures}, {seconds:.2f} s of sound")
 

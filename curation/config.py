@@ -216,6 +216,6 @@ def _read_preset(name: str) -> dict[str, Any]:
     return dict(yaml.safe_load(text))
 
 
-def _is_gate(value: Mapping[str, Any]) -> bool:
+def _is_gate(below: Mapping[str, Any], above: Mapping[str, Any]) -> bool:
     """A gate is replaced whole: a new threshold must not inherit the old one's backends."""
-    return "sql" in value
+    return "sql" in below

@@ -83,19 +83,19 @@ def merge(
     below: Mapping[str, Any],
     above: Mapping[str, Any],
     *,
-    whole: Callable[[Mapping[str, Any]], bool] = lambda _: False,
+    whole: Callable[[Mapping[str, Any], Mapping[str, Any]], bool] = lambda _, __: False,
 ) -> dict[str, Any]:
     """`below` with the settings of `above` over it, mapping by mapping.
 
     Args:
         below: settings.
         above: settings that win.
-        whole: says of a mapping of `below` that it is replaced and not merged into.
+        whole: says of a mapping of `below` and one over it that the first is replaced.
     """
     merged = dict(below)
     for key, value in above.items():
         under = merged.get(key)
-        if isinstance(under, Mapping) and isinstance(value, Mapping) and not whole(under):
+        if isinstance(under, Mapping) and isinstance(value, Mapping) and not whole(under, value):
             value = merge(under, value, whole=whole)  # noqa: PLW2901
         merged[key] = value
     return merged

@@ -11,6 +11,7 @@ import dataclasses
 import json
 import shutil
 import threading
+import warnings
 from concurrent.futures import Future
 from pathlib import Path
 from types import TracebackType
@@ -19,6 +20,7 @@ from typing import Any
 import torch
 import torch.distributed as dist
 from torch.distributed.checkpoint import state_dict_loader, state_dict_saver
+from torch.distributed.checkpoint.api import CheckpointException
 from torch.distributed.checkpoint.state_dict import (
     StateDictOptions,
     get_optimizer_state_dict,
@@ -166,7 +168,7 @@ class Checkpoints:
             ended.wait()
             if self._first and not final.exists():
                 raise OSError("it could not be given its name")
-        except Exception as error:
+        except (Exception, CheckpointException) as error:
             raise _failed(final, error) from error
 
     def load(
@@ -180,7 +182,7 @@ class Checkpoints:
         state = {"generator": generator.state_dict(), "optimizer": _state_of(generator, optimizer)}
         try:
             state_dict_loader.load(state, checkpoint_id=checkpoint, process_group=self._group)
-        except Exception as error:
+        except (Exception, CheckpointException) as error:
             raise _unreadable(checkpoint, error) from error
         generator.load_state_dict(state["generator"])
         set_optimizer_state_dict(
@@ -212,8 +214,10 @@ def load_weights(checkpoint: Path, generator: Generator) -> None:
     """
     state = {"generator": generator.state_dict()}
     try:
-        state_dict_loader.load(state, checkpoint_id=checkpoint, no_dist=True)
-    except Exception as error:
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", message="torch.distributed is disabled")
+            state_dict_loader.load(state, checkpoint_id=checkpoint, no_dist=True)
+    except (Exception, CheckpointException) as error:
         raise _unreadable(checkpoint, error) from error
     generator.load_state_dict(state["generator"])
 
@@ -243,13 +247,16 @@ def _unreadable(checkpoint: Path, error: BaseException) -> StorageError:
 
 
 def _root_cause(error: BaseException) -> str:
-    """The innermost reason: what went wrong on a rank, not that something did."""
-    failures = getattr(error, "failures", None)
-    if failures:
-        error = next(iter(failures.values()))[0]
-    while error.__cause__ is not None:
-        error = error.__cause__
-    return str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+    """What went wrong on a rank, not that something did: the disk's own words if it has any."""
+    failures = error.failures if isinstance(error, CheckpointException) else {}
+    first: BaseException = next(iter(failures.values()))[0] if failures else error
+    chain = [first]
+    while (before := chain[-1].__cause__ or chain[-1].__context__) is not None:
+        chain.append(before)
+    reason = next((one for one in chain if isinstance(one, OSError)), chain[-1])
+    if "inline_container" in str(reason):
+        return "the disk took only a part of a file"  # torch's writer swallows what the disk said
+    return (str(reason).strip().splitlines() or [type(reason).__name__])[0]
 
 
 def missing_checkpoint(run: Path) -> UsageError:

@@ -242,10 +242,10 @@ def write_generated(clip: Clip, out: Path, *, scale: int = 1) -> None:
         scale: columns and rows written for each generated one, to see small models' pictures.
 
     Raises:
-        UsageError: `not_an_mp4`, or the file cannot be written.
+        UsageError: `not_an_mp4`.
+        MediaError: `not_written`.
     """
-    if out.suffix.lower() != ".mp4":
-        raise UsageError("not_an_mp4", "Clips are written as mp4.", subject=str(out))
+    check_suffix(out)
     pictures = clip.pictures
     if pictures is not None and scale > 1:
         pictures = pictures.repeat(scale, axis=1).repeat(scale, axis=2)
@@ -255,6 +255,21 @@ def write_generated(clip: Clip, out: Path, *, scale: int = 1) -> None:
         raise MediaError(
             "not_written", f"The clip cannot be written ({error}).", subject=str(out)
         ) from error
+
+
+def check_suffix(out: Path) -> None:
+    """See that a file is to be an mp4, before the time to make it is spent.
+
+    Raises:
+        UsageError: `not_an_mp4`.
+    """
+    if out.suffix.lower() != ".mp4":
+        raise UsageError(
+            "not_an_mp4",
+            "Clips are written as mp4.",
+            subject=str(out),
+            remedy="Give it a name that ends in .mp4.",
+        )
 
 
 def _task_of(request: Request) -> TaskName:

@@ -126,6 +126,8 @@ class Journal:
 
     def _cut(self, start: int) -> None:
         """Keep the lines up to `start`: what came after is about to happen again."""
+        if start == 0:
+            self._path.unlink(missing_ok=True)
         if not self._path.exists():
             return
         kept = []

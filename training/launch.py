@@ -29,7 +29,9 @@ def launch(job: Job, ranks: int) -> None:
     if "RANK" in os.environ or ranks == 1:
         train(job)
         return
-    logging.getLogger("torch.distributed.elastic").setLevel(logging.CRITICAL)
+    for name in ("torch.distributed.elastic", "torch.multiprocessing.spawn"):
+        # What they have to say of a rank that failed is said better by the rank.
+        logging.getLogger(name).setLevel(logging.CRITICAL)
     # Else each of them would take every core.
     os.environ.setdefault("OMP_NUM_THREADS", str(max(1, (os.cpu_count() or 1) // ranks)))
     configuration = LaunchConfig(

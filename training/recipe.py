@@ -277,8 +277,13 @@ def load_recipe(recipe: str | Path, assignments: Sequence[str] = ()) -> Recipe:
     """
     values = _named(str(recipe))
     for assignment in assignments:
-        values = merge(values, parse_assignment(assignment))
+        values = merge(values, parse_assignment(assignment), whole=_is_another_kind)
     return validate(Recipe, values)
+
+
+def _is_another_kind(below: Mapping[str, Any], above: Mapping[str, Any]) -> bool:
+    """Of another kind of codec or encoder, none of the settings before it make sense."""
+    return "kind" in above and above["kind"] != below.get("kind")
 
 
 def recipe_names() -> list[str]:

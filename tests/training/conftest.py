@@ -1,0 +1,55 @@
+"""A small curated OUT, and a recipe that trains on it in seconds."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from curation.demo_bucket import Shape, VideoFormat, pan_clip, scenery_clip, talking_face_clip
+from tests.curation.command_line import SMALL_SAMPLES, twinreel_process
+
+SMALL = Shape(320, 180, 24, 5.2, video=VideoFormat(options={"preset": "ultrafast"}))
+TALL = Shape(180, 320, 24, 5.2, video=VideoFormat(options={"preset": "ultrafast"}))
+
+TINY = """
+steps: 6
+batch: 4
+micro_batch: 2
+tasks: {t2av: 0.5, i2av: 0.3, a2v: 0.1, v2a: 0.1}
+model: {dim: 32, ffn_dim: 64, freq_dim: 16, heads: 2, layers: 2}
+video: {area_px: 512, codec: {kind: pixels, patch: 4, frames: 8, terms: 1}}
+audio: {codec: {kind: log-mel, mels: 16, frames: 4}}
+text: {kind: bytes, dim: 16, length: 16, stride: 16, layers: 1, heads: 2}
+optimizer: {learning_rate: 1.0e-3}
+evaluation: {every: 1000, samples: 4}
+checkpoint: {every: 3}
+log: {every: 1, sample_ids: true}
+sampling: {steps: 4}
+"""
+
+
+@pytest.fixture(scope="session")
+def curated(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """OUT with eleven kept samples in two shapes, of which some are held out."""
+    folder = tmp_path_factory.mktemp("training")
+    raw = folder / "raw"
+    raw.mkdir()
+    for seed in range(7):
+        scenery_clip(raw / f"scene_{seed}.mp4", seed=seed, shape=SMALL)
+    scenery_clip(raw / "tall.mp4", seed=20, shape=TALL)
+    pan_clip(raw / "pan.mp4", speed_px_s=60.0, seed=21, shape=SMALL)
+    for seed in (30, 31):
+        talking_face_clip(raw / f"face_{seed}.mp4", seed=seed, shape=SMALL)
+    arguments = ("curate", raw, "--out", folder / "out", "--set", "split.held_out_share=0.3")
+    finished = twinreel_process(*arguments, "--set", "gates.sync=", *SMALL_SAMPLES)
+    assert finished.code == 0, finished.err
+    return folder / "out"
+
+
+@pytest.fixture(scope="session")
+def recipe_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A recipe file."""
+    path = tmp_path_factory.mktemp("recipe") / "test.yaml"
+    path.write_text(TINY)
+    return path
