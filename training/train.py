@@ -22,7 +22,14 @@ from training.data.snapshot import Snapshot
 from training.evaluate import held_out_loss
 from training.geometry import Geometry
 from training.journal import Journal, Meter
-from training.objective import draw, errors, generated_elements, learning_rate, weighted_loss
+from training.objective import (
+    draw,
+    errors,
+    generated_elements,
+    learning_rate,
+    rate_factor,
+    weighted_loss,
+)
 from training.parallel import (
     Ranks,
     clip_gradients,
@@ -178,17 +185,21 @@ def train_step(
             totals[modality] = totals.get(modality, 0) + part
     norm = clip_gradients(generator, recipe.optimizer.clip_norm)
     for group in optimizer.param_groups:
-        group["lr"] = learning_rate(recipe, step)
+        group["lr"] = group["factor"] * learning_rate(recipe, step)
     optimizer.step()
     optimizer.zero_grad()
     return totals, norm
 
 
 def build_optimizer(generator: Generator, recipe: Recipe) -> torch.optim.AdamW:
-    """AdamW over what is trainable."""
+    """AdamW over what is trainable, a group for each factor of the learning rate."""
     settings = recipe.optimizer
+    groups: dict[float, list[torch.nn.Parameter]] = {}
+    for name, parameter in generator.named_parameters():
+        if parameter.requires_grad:
+            groups.setdefault(rate_factor(name, recipe), []).append(parameter)
     return torch.optim.AdamW(
-        [parameter for parameter in generator.parameters() if parameter.requires_grad],
+        [{"params": members, "factor": factor} for factor, members in sorted(groups.items())],
         lr=settings.learning_rate,
         betas=settings.betas,
         eps=settings.eps,

@@ -372,3 +372,17 @@ def test_interrupted_a_run_says_how_to_go_on(
     assert "Traceback" not in out + err
     assert "goes on" in err
     assert train(recipe_file, curated, run, "--resume", settings=("steps=9",)).code == 0
+
+
+def test_without_torch_the_install_is_named(
+    curated: Path, recipe_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from importlib import util
+
+    found = util.find_spec
+    monkeypatch.setattr(
+        util, "find_spec", lambda name, *rest: None if name == "librosa" else found(name, *rest)
+    )
+    finished = train(recipe_file, curated, tmp_path / "run")
+    assert "[training_not_installed]" in finished.message
+    assert "pip install 'twinreel[train]'" in finished.message

@@ -13,8 +13,8 @@ WINDOW = 1024
 HOP = 256
 _POWER_FLOOR, _MEL_FLOOR = 1e-9, 1e-5
 _INVERSION_STEPS = 100
-_MEAN, _SPREAD = -2.3, 0.9
-"""About the mean and deviation of log-mels of speech and rooms."""
+_MEAN, _SPREAD = -3.0, 1.3
+"""About the mean and deviation of log-mels, over voices, rooms, tones and pauses."""
 
 
 def mel_filters(rate_hz: int, mels: int) -> Tensor:

@@ -21,6 +21,10 @@ TIMESTEPS = 1000.0
 """Timesteps run from 0 (data) to this (noise)."""
 
 
+_NEARLY_LINEAR = 2.0
+"""Where SiLU is close to a straight line."""
+
+
 @dataclasses.dataclass(frozen=True)
 class TowerConfiguration:
     """The size of one tower.
@@ -245,9 +249,29 @@ class ConvSwiGlu(nn.Module):
         self.w2 = nn.Conv1d(hidden, dim, kernel, padding=kernel // 2, bias=False)
         self.w3 = nn.Conv1d(dim, hidden, kernel, padding=kernel // 2, bias=False)
 
+    def reset_parameters(self) -> None:
+        """Start as a linear map of each token, near enough: the gate nearly constant.
+
+        A random gate over seven tokens would hide its input, and a model that must hand noise
+        through would first have to learn to undo it. The gate is the mean over the width, which the
+        activations before it hold well above zero; the gated branch sees none of that mean.
+        """
+        middle = self.w1.kernel_size[0] // 2
+        for layer in (self.w1, self.w2, self.w3):
+            centre_tap_(layer.weight, middle)
+        with torch.no_grad():
+            self.w1.weight[..., middle].mul_(0.1).add_(1 / self.w1.in_channels)
+            self.w3.weight[..., middle].sub_(self.w3.weight[..., middle].mean(1, keepdim=True))
+
     def forward(self, x: Tensor) -> Tensor:
         """[B, dim, tokens] to the same."""
         return self.w2(F.silu(self.w1(x)) * self.w3(x))
+
+
+def centre_tap_(weight: Tensor, middle: int) -> None:
+    """Xavier for the middle of a convolution's kernel [out, in, taps], zero for the rest."""
+    nn.init.zeros_(weight)
+    nn.init.xavier_uniform_(weight[..., middle])
 
 
 class Tower(nn.Module):
@@ -288,14 +312,17 @@ class Tower(nn.Module):
     def reset_parameters(self) -> None:
         """Xavier for every map, small normals for text and time, a head that says zero."""
         for module in self.modules():
-            if isinstance(module, nn.Linear | nn.Conv1d | nn.Conv3d):
+            if isinstance(module, nn.Linear | nn.Conv3d):
                 nn.init.xavier_uniform_(module.weight.flatten(1))
                 if module.bias is not None:
                     nn.init.zeros_(module.bias)
-        for name in ("text_embedding", "time_embedding"):
-            for module in getattr(self, name):
-                if isinstance(module, nn.Linear):
-                    nn.init.normal_(module.weight, std=0.02)
+        for module in self.time_embedding:
+            if isinstance(module, nn.Linear):
+                nn.init.normal_(module.weight, std=0.02)
+        for module in self.text_embedding:
+            if isinstance(module, nn.Linear):
+                # About 0.02 at full width, and as loud a prompt at any other.
+                nn.init.normal_(module.weight, std=module.in_features**-0.5)
         nn.init.zeros_(self.head.head.weight)
 
 
@@ -354,6 +381,17 @@ class AudioTower(Tower):
             nn.Conv1d(configuration.channels, dim, 7, padding=3), nn.SiLU(), ConvSwiGlu(dim)
         )
         self.reset_parameters()
+
+    def reset_parameters(self) -> None:
+        """As every tower, and an embedding through which tokens pass nearly linearly at first."""
+        super().reset_parameters()
+        first, _, gated = self.patch_embedding
+        assert isinstance(first, nn.Conv1d)
+        assert isinstance(gated, ConvSwiGlu)
+        centre_tap_(first.weight, first.kernel_size[0] // 2)
+        assert first.bias is not None
+        nn.init.constant_(first.bias, _NEARLY_LINEAR)
+        gated.reset_parameters()
 
     def enter(
         self, latent: Tensor, timestep: Tensor, text: Tensor, given: Tensor | None
