@@ -204,6 +204,8 @@ def build_optimizer(generator: Generator, recipe: Recipe) -> torch.optim.AdamW:
         betas=settings.betas,
         eps=settings.eps,
         weight_decay=settings.weight_decay,
+        # One kernel instead of a dozen operations for each sharded parameter.
+        fused=True,
     )
 
 

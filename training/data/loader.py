@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import threading
-from collections import OrderedDict, deque
+from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 
@@ -77,7 +77,7 @@ class SampleReader:
         self._video_codec = video_codec.eval()
         self._audio_codec = audio_codec.eval()
         self._room = cache_mb * _BYTES_OF_MB
-        self._cache: OrderedDict[tuple[str, Shape], Encoded] = OrderedDict()
+        self._cache: dict[tuple[str, Shape], Encoded] = {}
         self._lock = threading.Lock()
 
     def read(self, sample: KeptSample, shape: Shape) -> Encoded:
@@ -90,16 +90,14 @@ class SampleReader:
         name = (sample.sample_id, shape)
         with self._lock:
             if name in self._cache:
-                self._cache.move_to_end(name)
                 return self._cache[name]
         encoded = self._encode(sample, shape)
         with self._lock:
             if name not in self._cache and encoded.nbytes() <= self._room:
+                # What is in stays in: an epoch asks for each sample once, and making room for one
+                # would throw out another that comes just as soon.
                 self._cache[name] = encoded
                 self._room -= encoded.nbytes()
-            while self._room < 0:
-                _, oldest = self._cache.popitem(last=False)
-                self._room += oldest.nbytes()
         return encoded
 
     @torch.no_grad()
