@@ -26,7 +26,9 @@ import numpy as np
 import torch
 
 from curation.cli_training import read_snapshot
+from curation.inspect import open_view
 from manifests.storage import open_storage
+from manifests.view import quote_text
 from training.build import build_codecs, build_generator
 from training.checkpoint import latest_checkpoint, load_weights
 from training.codecs.log_mel import log_mel, mel_filters
@@ -41,7 +43,9 @@ from training.recipe import SamplingSettings
 from training.run import read_dataset, read_recipe
 
 HERE = Path(__file__).parent
-FOUR = "regexp_matches(uri, 'lamp_(02|09|22)[.]|faces/synced_0[.]')"
+FOUR = ("uri LIKE '%/faces/%'", "uri LIKE '%/pan%'", "uri LIKE '%/lamp%' AND text LIKE '%dark%'",
+        "uri LIKE '%/lamp%' AND text LIKE '%bright%'")  # fmt: skip
+"""What the four clips to learn by heart are: told apart by their captions."""
 OVERFIT_STEPS = 4000
 MEL_FILTERS = 80
 DB_OF_LOG10 = 20.0
@@ -66,7 +70,7 @@ def main() -> None:
     four = folder / "four"
     if not four.exists():
         subprocess.run(["cp", "-r", str(out), str(four)], check=True)
-        twinreel("select", four, "--set", f"gates.four={FOUR}")
+        twinreel("select", four, "--set", f"gates.four=uri IN ({four_of(out)})")
     overfit_s = trained(
         folder / "run_four", four, f"steps={given.overfit_steps}", "evaluation.samples=0",
         "caption_dropout=0", "tasks={t2av: 1.0, i2av: 0, a2v: 0, v2a: 0}", "log.every=50",
@@ -77,6 +81,19 @@ def main() -> None:
         written(folder, table, seconds, matches, overfit_s, given.overfit_steps, report)
     )
     print(f"wrote {report}")
+
+
+def four_of(out: Path) -> str:
+    """Addresses of the four, as a list for SQL: the first of each sort that is trained on."""
+    found = []
+    for sort in FOUR:
+        with open_view(str(out)) as connection:
+            rows = connection.sql(
+                "SELECT min(uri) FROM (SELECT uri, caption.text AS text FROM dataset"
+                f" WHERE state = 'keep' AND split = 'train') WHERE {sort}"
+            ).fetchall()
+        found.append(rows[0][0])
+    return ", ".join(quote_text(uri) for uri in found)
 
 
 def twinreel(*arguments: object) -> None:
