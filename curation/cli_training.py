@@ -14,7 +14,7 @@ from rich.console import Console
 from rich.progress import Progress
 from rich.table import Table
 
-from manifests.errors import UsageError
+from manifests.errors import TwinreelError, UsageError
 
 if TYPE_CHECKING:
     from training.data.snapshot import Snapshot
@@ -66,7 +66,15 @@ def train(
         resume=resume,
         accept_changes=accept_changes,
     )
-    launch(job, ranks)
+    try:
+        launch(job, ranks)
+    except KeyboardInterrupt:
+        raise TwinreelError(
+            "stopped",
+            "Training was stopped.",
+            subject=str(run),
+            remedy="Go on from the newest checkpoint by the same command with `--resume`.",
+        ) from None
     typer.echo(f"trained: {run} (try: twinreel generate {run} --prompt TEXT --out clip.mp4)")
 
 

@@ -9,6 +9,7 @@ import sys
 import tempfile
 from pathlib import Path
 
+from torch.distributed.elastic.multiprocessing.api import SignalException
 from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
 from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 
@@ -48,6 +49,8 @@ def launch(job: Job, ranks: int) -> None:
     with tempfile.TemporaryDirectory(prefix="twinreel-ranks-") as folder:
         try:
             elastic_launch(configuration, _rank)(job, Path(folder))
+        except SignalException as stop:
+            raise KeyboardInterrupt from stop
         except ChildFailedError as error:
             raise _first_error(Path(folder), error) from error
 

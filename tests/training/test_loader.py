@@ -160,6 +160,10 @@ def test_mismatches_change_what_they_say_and_nothing_else(
     generator = build_generator(recipe)
     for parameter in generator.parameters():
         torch.nn.init.normal_(parameter, std=0.2)
+    # All of them: only the faces' captions differ from the rest.
+    assert len({sample.caption for sample in snapshot.train}) > 1
+    evaluation = recipe.evaluation.model_copy(update={"samples": 100, "sigmas": (0.5, 1.0)})
+    recipe = recipe.model_copy(update={"evaluation": evaluation})
     reader, _ = reader_of(snapshot, recipe, cache_mb=100)
     ranks = join_ranks()
     try:
@@ -167,7 +171,7 @@ def test_mismatches_change_what_they_say_and_nothing_else(
         def loss(mismatch: str, task: str = "t2av") -> dict[str, float]:
             return held_out_loss(
                 generator,
-                snapshot.train[:6],
+                snapshot.train,
                 reader,
                 recipe,
                 ranks,
