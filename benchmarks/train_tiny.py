@@ -34,7 +34,7 @@ from training.checkpoint import latest_checkpoint, load_weights
 from training.codecs.log_mel import log_mel, mel_filters
 from training.data.loader import SampleReader
 from training.data.media import read_pictures, read_sound, write_clip
-from training.data.samples import KeptSample, read_members
+from training.data.samples import read_members
 from training.evaluate import held_out_loss
 from training.generate import Request, Sampler
 from training.geometry import Geometry
@@ -185,7 +185,7 @@ def overfitted(run: Path, generated: Path, results: Path) -> list[dict[str, Any]
         assert clip.pictures is not None
         assert clip.sound is not None
         made.append((clip.pictures, clip.sound))
-        names.append(provenance(members, sample))
+        names.append(provenance(members))
         write_clip(
             generated / f"{sample.sample_id}.mp4",
             clip.pictures.repeat(8, axis=1).repeat(8, axis=2),
@@ -197,13 +197,14 @@ def overfitted(run: Path, generated: Path, results: Path) -> list[dict[str, Any]
     rows = []
     for index, (name, truth, clip) in enumerate(zip(names, truths, made, strict=True)):
         others = [one for at, one in enumerate(truths) if at != index]
+        alike = [one for one in others if one[0].shape == truth[0].shape]
         ceiling = through_codecs(truth, sampler)
         rows.append(
             {
                 "clip": name,
                 "psnr_db": psnr_db(clip[0], truth[0]),
                 "psnr_codec_db": psnr_db(ceiling[0], truth[0]),
-                "psnr_other_db": max(psnr_db(clip[0], other[0]) for other in others),
+                "psnr_other_db": max((psnr_db(clip[0], one[0]) for one in alike), default=None),
                 "mel_db": mel_distance_db(clip[1], truth[1]),
                 "mel_codec_db": mel_distance_db(ceiling[1], truth[1]),
                 "mel_other_db": min(mel_distance_db(clip[1], other[1]) for other in others),
@@ -212,10 +213,10 @@ def overfitted(run: Path, generated: Path, results: Path) -> list[dict[str, Any]
     return rows
 
 
-def provenance(members: dict[str, bytes], sample: KeptSample) -> str:
+def provenance(members: dict[str, bytes]) -> str:
     """The file that a sample was cut from."""
-    uri = json.loads(members["json"]).get("uri") or sample.sample_id
-    return "/".join(str(uri).split("/")[-2:])
+    uri = json.loads(members["json"])["provenance"]["uri"]
+    return "/".join(uri.split("/")[-2:])
 
 
 def as_bytes(pixels: torch.Tensor) -> np.ndarray:
@@ -239,6 +240,11 @@ def psnr_db(one: np.ndarray, other: np.ndarray) -> float:
     frames = min(len(one), len(other))
     error = np.square(one[:frames].astype(float) - other[:frames]).mean()
     return float(10 * np.log10(255**2 / max(error, 1e-9)))
+
+
+def in_db(value: float | None) -> str:
+    """A cell of the table; a clip of its own shape has no other to be compared with."""
+    return "-" if value is None else f"{value:.1f} dB"
 
 
 def mel_distance_db(one: np.ndarray, other: np.ndarray) -> float:
@@ -344,7 +350,7 @@ def written(
         "| clip | PSNR | codec | nearest other | log-mel distance | codec | nearest other |",
         "|---|---|---|---|---|---|---|",
         *(
-            f"| {row['clip']} | " + " | ".join(f"{row[name]:.1f} dB" for name in _MATCH) + " |"
+            f"| {row['clip']} | " + " | ".join(in_db(row[name]) for name in _MATCH) + " |"
             for row in matches
         ),
         "",
