@@ -46,7 +46,7 @@ HERE = Path(__file__).parent
 FOUR = ("uri LIKE '%/faces/%'", "uri LIKE '%/pan%'", "uri LIKE '%/lamp%' AND text LIKE '%dark%'",
         "uri LIKE '%/lamp%' AND text LIKE '%bright%'")  # fmt: skip
 """What the four clips to learn by heart are: told apart by their captions."""
-OVERFIT_STEPS = 4000
+OVERFIT_STEPS = 2500
 MEL_FILTERS = 80
 DB_OF_LOG10 = 20.0
 _MATCH = ("psnr_db", "psnr_codec_db", "psnr_other_db", "mel_db", "mel_codec_db", "mel_other_db")
