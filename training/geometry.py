@@ -75,13 +75,14 @@ class Geometry:
 
     def _audio_samples(self, sample: KeptSample) -> int:
         """Samples of sound that are used: none at another rate, no more than the pictures last."""
-        if not sample.audio_samples or sample.audio_rate_hz != self.recipe.audio.codec.rate_hz:
+        codec = self.recipe.audio.codec
+        if not sample.audio_samples or sample.audio_rate_hz != codec.rate_hz:
             return 0
-        if not sample.frames:
-            return sample.audio_samples
-        return min(
-            sample.audio_samples, self._samples_of(min(sample.frames, self.recipe.video.frames))
-        )
+        samples = sample.audio_samples
+        if sample.frames:
+            frames = min(sample.frames, self.recipe.video.frames)
+            samples = min(samples, self._samples_of(frames))
+        return samples if latent_length(samples, codec.stride) else 0
 
     def _samples_of(self, frames: int) -> int:
         seconds = frames / self.recipe.video.fps

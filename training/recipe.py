@@ -104,6 +104,12 @@ class ByteTextSettings(Settings):
     layers: int = Field(1, ge=1)
     heads: int = Field(4, ge=1)
 
+    @pydantic.model_validator(mode="after")
+    def _heads_divide(self) -> ByteTextSettings:
+        if self.dim % self.heads:
+            raise ValueError(f"dim {self.dim} must be a multiple of the {self.heads} heads")
+        return self
+
 
 class Umt5Settings(Settings):
     """umT5-XXL. Planned with; its weights are not part of this version."""
@@ -122,7 +128,10 @@ class ModelSettings(Settings):
     freq_dim: int = Field(256, ge=2, multiple_of=2, description="of the timestep's sinusoid")
     heads: int = Field(24, ge=1)
     layers: int = Field(30, ge=1)
-    patch: tuple[int, int, int] = Field((1, 2, 2), description="video latents a token")
+    patch: tuple[Literal[1], int, int] = Field(
+        (1, 2, 2),
+        description="video latents a token; one in time, so that a frame is given or it is not",
+    )
     rope_scale: float | Literal["auto"] = Field(
         "auto", description="factor of sound's rotary frequencies: latents a clip / tokens a clip"
     )

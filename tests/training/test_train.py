@@ -350,6 +350,10 @@ def test_a_bad_recipe_is_refused_by_name(curated: Path, recipe_file: Path, tmp_p
         "video.codec.pach=4": "Did you mean 'video.codec.patch'?",
         "model.heads=3": "multiple of twice the 3 heads",
         "tasks.t2x=1": "tasks.t2x",
+        "text.heads=3": "multiple of the 3 heads",
+        "model.patch=[2, 2, 2]": "model.patch",
+        # A single frame lasts less than any sound that could go with it.
+        "video.frames=1": "[no_usable_samples]",
         "video.codec={kind: wan-2.2}": "[part_unavailable]",
     }
     for setting, words in cases.items():

@@ -46,8 +46,11 @@ def log_mel(waveform: Tensor, filters: Tensor) -> Tensor:
 
 
 def latent_length(samples: int, stride: int) -> int:
-    """Latents of a waveform, `stride` samples each; what no latent fills is left out."""
-    return max(0, (samples - HOP) // HOP + 1) // (stride // HOP)
+    """Latents of a waveform, `stride` samples each; what no latent fills is left out.
+
+    A waveform shorter than a window has none.
+    """
+    return samples // HOP // (stride // HOP) if samples >= WINDOW else 0
 
 
 class LogMel(AudioCodec):
