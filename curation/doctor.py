@@ -11,7 +11,7 @@ from typing import Literal
 
 import psutil
 
-from stages.weights import find_weights
+from stages.weights.find import find_weights
 
 _REQUIRED = {
     "av": "decoding and encoding (FFmpeg inside)",

@@ -1,9 +1,10 @@
 """What a stage is: one subject measured, one struct owned, one fingerprint.
 
-Two kinds of stages exist. A `SignalStage` watches the one decode of a source and leaves time series
-behind (`signals`); a clip's struct is computed from those series, so cutting clips differently
-decodes nothing. A `ClipStage` looks at the clip itself, decoded again, and only where its
-precondition holds.
+Three kinds of stages exist. A `SignalStage` watches the one decode of a source and leaves time
+series behind (`signals`); a clip's struct is computed from those series, so cutting clips
+differently decodes nothing. A `ClipStage` looks at the clip itself, decoded again, and only where
+its precondition holds. A `ModelStage` is a clip stage whose looking is done by a model, for many
+clips at once, in another process than the decoding.
 """
 
 from __future__ import annotations
@@ -33,6 +34,8 @@ class StageParameters(pydantic.BaseModel):
 
 
 P = TypeVar("P", bound=StageParameters)
+Prepared = TypeVar("Prepared")
+Model = TypeVar("Model")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -122,6 +125,11 @@ class Stage(abc.ABC, Generic[P]):
             UsageError: the backend is unknown, or its weights are missing (says how to get them).
         """
 
+    @classmethod
+    def weights(cls, backend: str) -> tuple[str, ...]:
+        """Names in `stages.weights.catalogue` of what a backend loads; none for embedded ones."""
+        return ()
+
     def fingerprint(self, upstream: Mapping[str, str]) -> str:
         """Hash of the code version, parameters, backend, weights and fingerprints of `reads`.
 
@@ -167,9 +175,20 @@ class SignalStage(Stage[P]):
             side_rows: this unit's rows of the side tables that the stage wrote.
         """
 
+    def second_look(self) -> ModelStage[Any, Any, Any] | None:
+        """The model that completes the record, under the same name, if the backend has one.
+
+        Where there is one, a clip's struct is not written from the signals alone: what `summarise`
+        returns reaches the model as `ClipTask.first_look`.
+        """
+        return None
+
 
 class ClipStage(Stage[P]):
     """Looks at a clip itself, decoded again at the size it needs."""
+
+    side_tables: ClassVar[tuple[str, ...]] = ()
+    """Tables that the stage writes rows to beside the clip's struct, see `Findings`."""
 
     @property
     @abc.abstractmethod
@@ -178,7 +197,7 @@ class ClipStage(Stage[P]):
 
     @abc.abstractmethod
     def measure(self, clip: ClipTask) -> object:
-        """The clip's record (an instance of `Record`) or `NotApplicable`.
+        """The clip's record (an instance of `Record`), `NotApplicable`, or `Findings`.
 
         Raises:
             MediaError: the clip cannot be decoded.
@@ -186,8 +205,85 @@ class ClipStage(Stage[P]):
 
 
 @dataclasses.dataclass(frozen=True)
+class Findings:
+    """A clip's record with rows for side tables, by table.
+
+    Side rows are dicts without `clip_id` and `fingerprint`, which the caller adds.
+    """
+
+    record: object
+    side_rows: Mapping[str, Sequence[dict[str, Any]]]
+
+
+class ModelStage(ClipStage[P], Generic[P, Prepared, Model]):
+    """A clip stage with a model that looks at many clips at once.
+
+    `prepare` runs where media is decoded, in a child process that can be killed, and hands on
+    arrays; `load` and `infer` run in a process that holds the model and, where there is one, a GPU.
+    What a clip comes to does not depend on which clips are in its batch, nor on their order (to
+    1e-4: batched arithmetic rounds differently).
+    """
+
+    prepared_mb: ClassVar[float]
+    """Megabytes that `prepare` hands on for one clip, at most."""
+
+    @abc.abstractmethod
+    def prepare(self, clip: ClipTask) -> Prepared | NotApplicable | Ready:
+        """What the model needs to see of a clip, or `Ready` where no model is needed after all.
+
+        Returns:
+            A dataclass of numpy arrays and plain values.
+
+        Raises:
+            MediaError: the clip cannot be decoded.
+        """
+
+    @abc.abstractmethod
+    def load(self, device: str) -> Model:
+        """The model with its weights on `device` (`cpu`, `cuda`), ready for `infer`.
+
+        Raises:
+            UsageError: `missing_weights` or `bad_weights`.
+        """
+
+    @abc.abstractmethod
+    def infer(self, model: Model, batch: Sequence[Prepared]) -> list[object]:
+        """Per clip its record, `NotApplicable` or `Findings`, in the order of the batch.
+
+        An instance of `TwinreelError` in a clip's place is that clip's own failure.
+
+        Args:
+            model: what `load` gave.
+            batch: any number of clips, at least one; how many go through the model at once is for
+                the stage to choose.
+        """
+
+    def measure(self, clip: ClipTask) -> object:
+        """One clip on its own, on the CPU: the model is loaded for it alone."""
+        prepared = self.prepare(clip)
+        if isinstance(prepared, NotApplicable):
+            return prepared
+        if isinstance(prepared, Ready):
+            return prepared.record
+        return self.infer(self.load("cpu"), [prepared])[0]
+
+
+@dataclasses.dataclass(frozen=True)
+class Ready:
+    """A clip's result that `prepare` already knows: an instance of `Record`, or `Findings`."""
+
+    record: object
+
+
+@dataclasses.dataclass(frozen=True)
 class ClipTask:
-    """A clip to look at: its source, its span and the side rows of its unit that overlap it."""
+    """A clip to look at: its source, its span and what is known of it already.
+
+    `side_rows` are the rows of its unit (or, of tables that clip stages write, its own) by table.
+    `structs` holds the clip's structs of the stages in `reads`, by stage (null ones left out).
+    `first_look` is the record that a signal stage made of the clip's signals, where this is its
+    second look.
+    """
 
     clip_id: str
     uri: str
@@ -195,3 +291,5 @@ class ClipTask:
     start_s: float
     end_s: float
     side_rows: Mapping[str, Sequence[Mapping[str, Any]]]
+    structs: Mapping[str, Mapping[str, Any]] = dataclasses.field(default_factory=dict)
+    first_look: object = None

@@ -36,7 +36,7 @@ from stages.series import (
     observed_weights,
     weighted_mean,
 )
-from stages.weights import WEIGHTS_VARIABLE, find_weights, sha256_of
+from stages.weights.find import WEIGHTS_VARIABLE, find_weights, sha256_of
 
 YUNET_WEIGHTS = "yunet_n_640_640.onnx"
 _SAME_PICTURE_CHANGE = 0.3

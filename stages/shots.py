@@ -37,7 +37,7 @@ from stages.contract import (
 )
 from stages.media.blocks import ByteImage, Picture, SourceFormat
 from stages.series import VIDEO_BIN_RATE_HZ, BinGrid
-from stages.weights import sha256_of
+from stages.weights.find import sha256_of
 
 BoundaryKind = Literal["cut", "fade", "start"]
 

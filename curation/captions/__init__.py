@@ -1,0 +1,1 @@
+"""Captions by a multimodal language model: prompts, requests, answers, their verification."""

@@ -1,0 +1,1 @@
+"""Networks that stages load weights into, and what goes into them."""
