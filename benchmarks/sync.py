@@ -84,7 +84,7 @@ def trials(path: Path, expected: float | None, faces: list[FacesStage]) -> Itera
     """A clip measured with each detector's boxes."""
     uri = str(path)
     source = probe(uri)
-    stage = SyncStage(SyncParameters.model_validate({}))
+    stage = SyncStage(SyncParameters(backend="embedded"))
     for faces_stage in faces:
         observer = faces_stage.observer(source)
         span = decode_unit(
@@ -101,6 +101,7 @@ def trials(path: Path, expected: float | None, faces: list[FacesStage]) -> Itera
         started_s = time.process_time()
         task = ClipTask(path.stem, uri, source, span.start_s, span.end_s, rows)
         record = stage.measure(task)
+        assert isinstance(record, SyncRecord | NotApplicable)
         cpu_ms = (time.process_time() - started_s) * 1e3 / (span.end_s - span.start_s)
         yield Trial(path.name, faces_stage.backend.name, expected, record, cpu_ms)
 

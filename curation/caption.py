@@ -1,40 +1,272 @@
-"""The phase `caption`: words for kept clips that have none in the job's style."""
+"""The phase `caption`: words for clips that have none in the job's style, and their verification.
+
+Captioned is what every gate keeps that does not itself speak of captions. Words are written either
+from the measurements or by a multimodal model; what a model wrote is held against the transcript
+and the tagger, again whenever these have changed, without asking the model again.
+"""
 
 from __future__ import annotations
 
-from curation.job import Batch, Job
-from manifests.records import CaptionRow
+import collections
+import dataclasses
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from curation.captions import vllm
+from curation.captions.answer import Answer
+from curation.captions.client import CaptionOutcome, CaptionRequest, caption_all
+from curation.captions.prompt import ClipFacts
+from curation.captions.verify import verify
+from curation.config import CaptionSettings
+from curation.engine import Task
+from curation.job import Batch, Job, error_record
+from curation.measured import rows_of, source_format
+from curation.progress import Progress
+from manifests.decide import decide, gates_without
+from manifests.errors import TwinreelError
+from manifests.records import CaptionRow, VerifiedRecord, to_mapping
 from stages.attributes import caption as describe
+from stages.caption_media import ClipMediaTask
+from stages.media.conform import Margins
+
+_COMMIT_ANSWERS = 32
+_COMMIT_EVERY_S = 10.0
+_SILENT_DB = -75.0
+_SPEECH_DIVIDER = "\n"
+"""Between the quotations of one caption in the column `speech`."""
 
 
 def caption(job: Job) -> None:
-    """Write the captions that are missing, from the measurements of each clip."""
-    resolved = job.resolved.selection.caption
-    assert resolved is not None
-    style, fingerprint = job.configuration.caption.style, resolved[1]
+    """Write the captions that are missing, then verify those whose verification is out of date."""
+    if job.configuration.caption.model is None:
+        return
+    rows = _without_caption(job)
+    if job.configuration.caption.backend == "attributes":
+        _describe(job, rows)
+        return
+    _ask(job, rows)
+    _verify_again(job)
+
+
+def decides(job: Job) -> bool:
+    """Whether some gate speaks of captions, so that clips have to be decided once more."""
+    gates = job.configuration.gate_list()
     with job.connect() as connection:
-        rows = connection.sql(
-            """SELECT d.* FROM dataset d LEFT JOIN captions c USING (clip_id)
-            WHERE d.state = 'keep' AND c.clip_id IS NULL ORDER BY d.clip_id"""
-        ).to_arrow_table()
-    batch = Batch(job)
-    for row in rows.to_pylist():
-        words = describe(row, style=style)
-        batch.add(
-            {
-                "captions": [
-                    CaptionRow(
-                        clip_id=row["clip_id"],
-                        style=style,
-                        text=words.text,
-                        audio=words.audio,
-                        speech=words.speech,
-                        model=job.configuration.caption.backend,
-                        status="ok",
-                        error=None,
-                        fingerprint=fingerprint,
-                    )
-                ]
-            }
+        return len(gates_without(connection, gates, ("caption",))) < len(gates)
+
+
+def _without_caption(job: Job) -> list[dict[str, Any]]:
+    """Clips that only captions keep from being kept and that have none, or one to try again."""
+    with job.connect() as connection:
+        gates = gates_without(connection, job.configuration.gate_list(), ("caption",))
+        connection.register("verdicts", decide(connection, gates))
+        rows = rows_of(
+            connection,
+            """SELECT d.* FROM dataset d JOIN verdicts v USING (clip_id)
+            WHERE v.state = 'keep' AND (d.caption IS NULL OR d.caption.error.retryable)
+            ORDER BY d.clip_id""",
         )
+        connection.unregister("verdicts")
+    return rows
+
+
+def _describe(job: Job, rows: list[dict[str, Any]]) -> None:
+    style = job.configuration.caption.style
+    batch = Batch(job)
+    for row in rows:
+        words = describe(row, style=style)
+        written = Answer(words.text, (words.speech,) if words.speech else (), words.audio)
+        batch.add({"captions": [_row(job, row["clip_id"], answer=written)]})
+    batch.flush()
+
+
+def _ask(job: Job, rows: list[dict[str, Any]]) -> None:
+    """Have the model caption the clips; every answer is committed soon after it came."""
+    chosen = {row["clip_id"]: row for row in rows}
+    settings = job.configuration.caption
+    prompts = Path(settings.prompts) if settings.prompts else None
+    batch = Batch(job, tasks=_COMMIT_ANSWERS, seconds=_COMMIT_EVERY_S)
+    progress = Progress("caption", len(chosen), "clips")
+    # vLLM takes requests in a thread of its own: what fails there is written down here.
+    failed: collections.deque[tuple[str, TwinreelError]] = collections.deque()
+    requests = _requests(job, chosen, failed)
+    left_out = False
+    try:
+        for outcome in _outcomes(settings, requests, prompts):
+            if outcome.left_out:
+                left_out = True
+                continue
+            batch.add({"captions": [_outcome_row(job, chosen[outcome.clip_id], outcome)]})
+            progress.advance(failed=outcome.error is not None)
+            _record(job, failed, batch, progress)
+        _record(job, failed, batch, progress)
+    finally:
+        # Answers that were paid for are kept, whatever ended the phase.
+        batch.flush()
+    if chosen:
+        progress.close()
+    if left_out:
+        job.notes.append(
+            "Some clips have no caption yet: caption.endpoint.max_cost was reached. The same"
+            " command goes on from there."
+        )
+
+
+def _outcomes(
+    settings: CaptionSettings, requests: Iterator[CaptionRequest], prompts: Path | None
+) -> Iterator[CaptionOutcome]:
+    if settings.backend == "vllm":
+        assert settings.vllm is not None
+        return vllm.caption_all(requests, settings.style, settings.vllm, prompts)
+    assert settings.endpoint is not None
+    return caption_all(requests, settings.style, settings.endpoint, prompts)
+
+
+def _requests(
+    job: Job,
+    chosen: Mapping[str, Mapping[str, Any]],
+    failed: collections.deque[tuple[str, TwinreelError]],
+) -> Iterator[CaptionRequest]:
+    """Requests as their clips are decoded; clips that cannot be go to `failed`."""
+    tasks = (
+        Task("stages.caption_media:clip_media", _media_task(job, row), row["uri"])
+        for row in chosen.values()
+    )
+    for outcome in job.engine.run(tasks):
+        clip_id = outcome.task.argument.clip_id
+        if outcome.error is None:
+            facts = clip_facts(chosen[clip_id], job.configuration.caption)
+            yield CaptionRequest(clip_id, outcome.result, facts)
+        else:
+            failed.append((clip_id, outcome.error))
+
+
+def _record(
+    job: Job,
+    failed: collections.deque[tuple[str, TwinreelError]],
+    batch: Batch,
+    progress: Progress,
+) -> None:
+    """Add the rows of clips that could not be decoded."""
+    while failed:
+        clip_id, error = failed.popleft()
+        batch.add({"captions": [_row(job, clip_id, error=error)]})
+        progress.advance(failed=True)
+
+
+def _media_task(job: Job, row: Mapping[str, Any]) -> ClipMediaTask:
+    settings = job.configuration.caption
+    margins = (row.get("picture") or {}).get("margins_px") or {}
+    source = source_format(row, job.configuration.decode.media)
+    return ClipMediaTask(
+        clip_id=row["clip_id"],
+        uri=row["uri"],
+        source=source,
+        start_s=row["start_s"],
+        end_s=row["end_s"],
+        margins_px=Margins(**margins) if margins else Margins(),
+        stills=settings.stills,
+        long_side_px=settings.long_side_px,
+        with_video=source.video_index is not None and settings.style != "ovi-audio",
+    )
+
+
+def clip_facts(row: Mapping[str, Any], settings: CaptionSettings) -> ClipFacts:
+    """What the measurements of a clip say that its caption has to agree with."""
+    loudness, speech = row.get("loudness") or {}, row.get("speech") or {}
+    volume_db = loudness.get("mean_volume_db")
+    silent = loudness.get("status") == "not_applicable" or (
+        volume_db is not None and volume_db < _SILENT_DB
+    )
+    transcript = _transcript(row)
+    ratio = speech.get("speech_ratio")
+    if silent:
+        has_speech: bool | None = False
+    elif transcript is not None:
+        has_speech = bool(transcript.strip())
+    elif ratio is None:
+        has_speech = None
+    else:
+        # A detector that hears a syllable or two may be wrong: then either answer will do.
+        has_speech = True if ratio >= settings.speech_ratio else False if ratio == 0 else None
+    return ClipFacts(
+        has_sound=not silent,
+        has_speech=has_speech,
+        duration_s=row["end_s"] - row["start_s"],
+        transcript=transcript,
+    )
+
+
+def _transcript(row: Mapping[str, Any]) -> str | None:
+    """What the recogniser heard; None where it was not asked."""
+    transcript = row.get("transcript") or {}
+    if transcript.get("status") == "not_applicable":
+        return ""
+    text: str | None = transcript.get("text")
+    return text
+
+
+def _verified(row: Mapping[str, Any], answer: Answer) -> VerifiedRecord:
+    audio_class = row.get("audio_class") or {}
+    found = verify(
+        answer,
+        transcript=_transcript(row),
+        audio_class=audio_class if audio_class.get("status") == "ok" else None,
+    )
+    return VerifiedRecord(**dataclasses.asdict(found))
+
+
+def _outcome_row(job: Job, row: Mapping[str, Any], outcome: CaptionOutcome) -> CaptionRow:
+    verified = _verified(row, outcome.answer) if outcome.answer is not None else None
+    return dataclasses.replace(
+        _row(job, outcome.clip_id, answer=outcome.answer, error=outcome.error),
+        verified=verified,
+        requests=outcome.requests,
+        input_tokens=outcome.input_tokens,
+        output_tokens=outcome.output_tokens,
+        cost=outcome.cost,
+    )
+
+
+def _row(
+    job: Job, clip_id: str, *, answer: Answer | None = None, error: TwinreelError | None = None
+) -> CaptionRow:
+    selection = job.resolved.selection.caption
+    assert selection is not None
+    settings = job.configuration.caption
+    return CaptionRow(
+        clip_id=clip_id,
+        style=settings.style,
+        text=answer.text if answer is not None else None,
+        audio=answer.audio if answer is not None else None,
+        speech=_SPEECH_DIVIDER.join(answer.speech)
+        if answer is not None and answer.speech
+        else None,
+        model=settings.model or "",
+        verified=None,
+        requests=None,
+        input_tokens=None,
+        output_tokens=None,
+        cost=None,
+        status="ok" if error is None else "failed",
+        error=error_record(error) if error is not None else None,
+        fingerprint=selection[1],
+    )
+
+
+def _verify_again(job: Job) -> None:
+    """Bring verifications up to date with transcripts and tags that came later."""
+    with job.connect() as connection:
+        rows = rows_of(
+            connection, "SELECT * FROM dataset WHERE caption.status = 'ok' ORDER BY clip_id"
+        )
+    batch = Batch(job)
+    for row in rows:
+        known = row["caption"]
+        speech = tuple(known["speech"].split(_SPEECH_DIVIDER)) if known["speech"] else ()
+        verified = _verified(row, Answer(known["text"], speech, known["audio"]))
+        if to_mapping(verified) != known["verified"]:
+            fresh = {**known, "clip_id": row["clip_id"], "verified": to_mapping(verified)}
+            batch.add({"captions": [fresh]})
     batch.flush()

@@ -13,7 +13,7 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from curation import cli_training
+from curation import cli_training, cli_weights
 from manifests.errors import TwinreelError, UsageError
 
 app = typer.Typer(
@@ -29,6 +29,7 @@ app = typer.Typer(
 _INTERRUPTED = 130
 plan_app = typer.Typer(no_args_is_help=True, help="What a job would do, before it is paid for.")
 app.add_typer(plan_app, name="plan")
+app.add_typer(cli_weights.app, name="weights")
 
 Inputs = Annotated[
     list[str],
@@ -40,7 +41,10 @@ Inputs = Annotated[
 ]
 Preset = Annotated[
     str | None,
-    typer.Option(help="`quickstart` (the default; needs no weights) or `ovi` (the paper's gates)."),
+    typer.Option(
+        help="`quickstart` (the default; needs no weights), `ovi` (the paper's recipe), `ovi-audio`"
+        " or `ovi-audio-5s` (its sound-only data)."
+    ),
 ]
 ConfigFile = Annotated[Path | None, typer.Option("--config", help="YAML over the preset.")]
 Assignments = Annotated[
@@ -50,6 +54,13 @@ Assignments = Annotated[
         metavar="KEY=VALUE",
         help="One setting over all else, e.g. `clip.frames=97` or"
         " `'gates.loud=loudness.mean_volume_db > -30'`. An empty value removes a gate.",
+    ),
+]
+Missing = Annotated[
+    str | None,
+    typer.Option(
+        help="What to do if weights or packages are missing: `stop` (the default) names them,"
+        " `pending` measures the rest and leaves clips pending that need them."
     ),
 ]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON instead of tables.")]
@@ -64,12 +75,15 @@ def curate(
     set_: Assignments = None,
     phase: Annotated[
         list[str] | None,
-        typer.Option(help="Only this phase: measure, select, caption, pack. Can be repeated."),
+        typer.Option(
+            help="Only this phase: measure, annotate, select, caption, pack. Can be repeated."
+        ),
     ] = None,
     limit: Annotated[int | None, typer.Option(min=1, help="Only the first N files.")] = None,
     address: Annotated[
         str | None, typer.Option(help="A Ray cluster's address; a local Ray if not given.")
     ] = None,
+    missing: Missing = None,
     as_json: AsJson = False,
 ) -> None:
     """Measure, decide, caption and pack a raw bucket.
@@ -80,7 +94,7 @@ def curate(
     from curation.config import load_configuration  # noqa: PLC0415 - keeps `--help` quick
     from curation.curate import run_curation  # noqa: PLC0415
 
-    configuration = load_configuration(preset, config, set_ or [])
+    configuration = load_configuration(preset, config, _with_missing(set_, missing))
     summary = run_curation(
         inputs, out, configuration, phases=phase or [], limit=limit, address=address
     )
@@ -130,13 +144,14 @@ def plan_curate(
     preset: Preset = None,
     config: ConfigFile = None,
     set_: Assignments = None,
+    missing: Missing = None,
     as_json: AsJson = False,
 ) -> None:
     """What `curate` would run, and how much of it is already there. Writes nothing."""
     from curation.config import load_configuration  # noqa: PLC0415
     from curation.curate import plan_curation  # noqa: PLC0415
 
-    configuration = load_configuration(preset, config, set_ or [])
+    configuration = load_configuration(preset, config, _with_missing(set_, missing))
     plan = dataclasses.asdict(plan_curation(inputs, out, configuration))
     if as_json:
         _print_json(plan)
@@ -159,8 +174,8 @@ def inspect(
         str | None,
         typer.Option(
             help="One SELECT over the view `dataset` (a row per clip) and the tables"
-            " `sources`, `units`, `shots`, `signals`, `clips`, `decisions`, `captions`, `samples`,"
-            " `face_tracks`, `speech_segments`."
+            " `sources`, `units`, `shots`, `signals`, `clips`, `mix`, `decisions`, `captions`,"
+            " `samples`, `face_tracks`, `speech_segments`, `words`."
         ),
     ] = None,
     clip: Annotated[str | None, typer.Option(help="Everything known of one clip.")] = None,
@@ -273,6 +288,10 @@ def main() -> None:
             typer.echo("stopped; the same command goes on from what is committed", err=True)
             sys.exit(1)
         raise
+
+
+def _with_missing(assignments: list[str] | None, missing: str | None) -> list[str]:
+    return [*(assignments or []), *([f"missing={missing}"] if missing is not None else [])]
 
 
 def _interrupt(signal_number: int, frame: object) -> None:

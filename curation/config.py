@@ -10,6 +10,9 @@ from typing import Any, Literal
 import pydantic
 import yaml
 
+from curation.captions.answer import CaptionForm
+from curation.captions.prompt import prompts_fingerprint
+from curation.captions.settings import EndpointSettings, VllmSettings
 from manifests.decide import Gate
 from manifests.errors import UsageError
 from manifests.fingerprint import fingerprint
@@ -43,6 +46,9 @@ class DecodeSettings(Settings):
     max_damaged_share: float = pydantic.Field(
         0.1, ge=0, le=1, description="damaged share of a unit above which it counts as failed"
     )
+    media: Literal["all", "sound"] = pydantic.Field(
+        "all", description="`sound` leaves pictures alone: a video is what is heard of it"
+    )
 
     def unit_fingerprint(self) -> str:
         """What the rows of `units` depend on."""
@@ -52,8 +58,13 @@ class DecodeSettings(Settings):
                 "unit_s": self.unit_s,
                 "proxy_short_side_px": PROXY_SHORT_SIDE_PX,
                 "max_damaged_share": self.max_damaged_share,
+                **self.media_key(),
             }
         )
+
+    def media_key(self) -> dict[str, str]:
+        """What sets results of sound alone apart from those of everything."""
+        return {} if self.media == "all" else {"media": self.media}
 
 
 class GateSettings(Settings):
@@ -65,10 +76,86 @@ class GateSettings(Settings):
 
 
 class CaptionSettings(Settings):
-    """Which captions kept clips get."""
+    """Which captions kept clips get, and who writes them."""
 
-    backend: Literal["attributes"] = "attributes"
-    style: Literal["ovi", "ovi-960"] = "ovi"
+    backend: Literal["attributes", "endpoint", "vllm"] = pydantic.Field(
+        "attributes",
+        description="attributes: sentences made of the measurements; endpoint: a multimodal model"
+        " behind an address; vllm: one on the job's own GPUs",
+    )
+    style: CaptionForm = pydantic.Field(
+        "ovi", description="ovi: tags at the end; ovi-960: `Audio:`; ovi-audio: for sound alone"
+    )
+    prompts: str | None = pydantic.Field(
+        None, description="folder of prompt files to use instead of the packaged ones"
+    )
+    stills: int = pydantic.Field(7, ge=1, le=64, description="frames that the model sees")
+    long_side_px: int = pydantic.Field(768, ge=64, description="of those frames, at most")
+    speech_ratio: float = pydantic.Field(
+        0.1, ge=0, le=1, description="without a transcript: share of speech that must be quoted"
+    )
+    endpoint: EndpointSettings | None = None
+    vllm: VllmSettings | None = None
+
+    @property
+    def model(self) -> str | None:
+        """The model's name; None if it has not been given."""
+        chosen = {"endpoint": self.endpoint, "vllm": self.vllm}.get(self.backend)
+        if self.backend == "attributes":
+            return "attributes"
+        return chosen.model if chosen is not None else None
+
+    def words_key(self) -> dict[str, Any]:
+        """What a model's words depend on, besides the clip; not how fast or at what cost."""
+        folder = Path(self.prompts) if self.prompts else None
+        key: dict[str, Any] = {
+            "model": self.model,
+            "style": self.style,
+            "prompts": prompts_fingerprint(self.style, folder),
+            "stills": self.stills,
+            "long_side_px": self.long_side_px,
+        }
+        if self.endpoint is not None and self.backend == "endpoint":
+            fields = {"temperature", "max_tokens", "extra_body"}
+            key |= self.endpoint.model_dump(mode="json", include=fields)
+        if self.vllm is not None and self.backend == "vllm":
+            key |= self.vllm.model_dump(mode="json", include={"temperature", "max_tokens"})
+        return key
+
+
+class MixSettings(Settings):
+    """Target shares of groups of clips among those kept; none are set by default."""
+
+    shares: dict[str, float] = pydantic.Field(
+        default_factory=dict, description="target share by group; groups not named are not kept"
+    )
+    by: str = pydantic.Field("faces.kind", description="SQL that gives a clip's group")
+    clips: int | None = pydantic.Field(
+        None, ge=1, description="how many clips; as many as the shares allow if not given"
+    )
+    seed: int = pydantic.Field(0, description="another choice of clips")
+
+    @pydantic.field_validator("shares")
+    @classmethod
+    def _shares_add_up(cls, shares: dict[str, float]) -> dict[str, float]:
+        if any(share < 0 for share in shares.values()):
+            raise ValueError("a share must not be below 0")
+        if shares and abs(sum(shares.values()) - 1.0) > 1e-6:
+            raise ValueError("the shares must add up to 1")
+        return shares
+
+
+class SyncSettings(Settings):
+    """What is done about an offset between picture and sound that the stage `sync` has found."""
+
+    repair: bool = pydantic.Field(
+        False, description="shift the sound by the found offset when packing"
+    )
+    min_confidence: float | None = pydantic.Field(
+        None,
+        description="repair offsets of at least this confidence, on the backend's own scale; if"
+        " not given 1.5 for syncnet, 3.0 for embedded",
+    )
 
 
 class PackSettings(PackProfile):
@@ -96,6 +183,15 @@ class EngineSettings(Settings):
         0.9, gt=0, description="below one, so that the job's own process finds room"
     )
     in_flight_per_worker: int = pydantic.Field(2, ge=1)
+    model_workers: int | None = pydantic.Field(
+        None, ge=1, description="processes that hold a model; as many as the GPUs have room for"
+    )
+    gpus_per_model: float = pydantic.Field(
+        1.0, gt=0, description="share of a GPU that one of them takes"
+    )
+    batch_clips: int = pydantic.Field(
+        8, ge=1, description="clips handed to a model at once; results do not depend on it"
+    )
 
 
 class InputSettings(Settings):
@@ -121,11 +217,14 @@ class JobConfiguration(Settings):
     """Everything that a job can be told."""
 
     preset: str = "quickstart"
+    missing: Literal["stop", "pending"] = "stop"
     inputs: InputSettings = InputSettings()
     decode: DecodeSettings = DecodeSettings()
     stages: StageSettings = pydantic.Field(default_factory=StageSettings)
     clip: ClipSettings = ClipSettings()
     gates: dict[str, GateSettings] = pydantic.Field(default_factory=dict)
+    mix: MixSettings = MixSettings()
+    sync: SyncSettings = SyncSettings()
     caption: CaptionSettings = CaptionSettings()
     pack: PackSettings = PackSettings()
     split: SplitSettings = SplitSettings()
@@ -143,11 +242,14 @@ class JobConfiguration(Settings):
         }
 
     def gate_list(self) -> list[Gate]:
-        """The gates by name."""
-        return [
+        """The gates by name; a mix is one of them."""
+        gates = [
             Gate(name, gate.sql, gate.backends, gate.unmeasured)
-            for name, gate in sorted(self.gates.items())
+            for name, gate in self.gates.items()
         ]
+        if self.mix.shares:
+            gates.append(Gate("mix", "mix.chosen"))
+        return sorted(gates, key=lambda gate: gate.name)
 
     def stage_parameters(self, name: str) -> dict[str, Any]:
         """One stage's parameters as plain data."""

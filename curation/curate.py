@@ -8,7 +8,8 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
-from curation.caption import caption
+from curation.annotate import annotate
+from curation.caption import caption, decides
 from curation.config import JobConfiguration
 from curation.engine import Engine
 from curation.inputs import list_inputs
@@ -22,7 +23,7 @@ from manifests.errors import UsageError
 from manifests.funnel import Funnel, funnel
 from manifests.lease import Lease
 
-PHASES = ("measure", "select", "caption", "pack")
+PHASES = ("measure", "annotate", "select", "caption", "pack")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -73,10 +74,14 @@ def run_curation(
         write_job_file(job.storage, configuration, [_absolute(text) for text in inputs])
         if "measure" in chosen:
             measure(job, files)
+        if "annotate" in chosen:
+            annotate(job)
         if "select" in chosen:
             select(job)
         if "caption" in chosen:
             caption(job)
+            if "select" in chosen and decides(job):
+                select(job)
         if "pack" in chosen:
             pack(job)
         return _close(job, listing.skipped, render_previews=True)
@@ -91,6 +96,7 @@ def run_select(out: str, configuration: JobConfiguration) -> Summary:
     """
     _, inputs = read_job_file(out)
     with _job(out, configuration, None) as job:
+        annotate(job)
         select(job)
         write_job_file(job.storage, configuration, inputs)
         return _close(job, 0, render_previews=False)
@@ -122,6 +128,7 @@ def plan_curation(inputs: Sequence[str], out: str | None, configuration: JobConf
     resolved = resolve(configuration)
     stages = {**resolved.signal_stages, **resolved.clip_stages}
     backends = {name: stage.backend.name for name, stage in stages.items()}
+    backends |= dict.fromkeys(resolved.unavailable, "missing")
     if out is None or not _has_job(out):
         return Plan(
             len(listing.files), listing.skipped, len(listing.files), 0, 0.0, 0, 0.0, backends, 0, 0
@@ -166,7 +173,7 @@ def _close(job: Job, skipped: int, *, render_previews: bool) -> Summary:
     write_job_report(job, render_previews=render_previews)
     with job.connect() as connection:
         state = funnel(connection)
-        notes = _notes(job, connection)
+        notes = [*job.notes, *_notes(job, connection)]
     return Summary(job.decoded_units, job.decoded_clips, job.rows_written, skipped, notes, state)
 
 

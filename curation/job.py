@@ -43,6 +43,8 @@ class Job:
     rows_written: int = 0
     decoded_units: int = 0
     decoded_clips: int = 0
+    notes: list[str] = dataclasses.field(default_factory=list)
+    """What the job's reader should know at its end."""
 
     def connect(self) -> duckdb.DuckDBPyConnection:
         """The tables as they are now, through the eyes of this configuration."""
@@ -59,10 +61,19 @@ class Job:
 
 
 class Batch:
-    """Rows on their way to the store: committed every 256 tasks, 4096 rows or 60 s."""
+    """Rows on their way to the store: committed every 256 tasks, 4096 rows or 60 s.
 
-    def __init__(self, job: Job) -> None:
+    Args:
+        job: whose rows.
+        tasks: fewer tasks, where each is dear.
+        seconds: fewer seconds.
+    """
+
+    def __init__(
+        self, job: Job, *, tasks: int = _COMMIT_TASKS, seconds: float = _COMMIT_EVERY_S
+    ) -> None:
         self._job = job
+        self._most_tasks, self._most_seconds = tasks, seconds
         self._rows: dict[str, list[Any]] = {}
         self._tasks = 0
         self._since = time.monotonic()
@@ -72,9 +83,9 @@ class Batch:
         for table, part in rows.items():
             self._rows.setdefault(table, []).extend(part)
         self._tasks += 1
-        due = time.monotonic() - self._since >= _COMMIT_EVERY_S
+        due = time.monotonic() - self._since >= self._most_seconds
         count = sum(len(part) for part in self._rows.values())
-        if due or self._tasks >= _COMMIT_TASKS or count >= _COMMIT_ROWS:
+        if due or self._tasks >= self._most_tasks or count >= _COMMIT_ROWS:
             self.flush()
 
     def flush(self) -> None:

@@ -1,4 +1,4 @@
-"""The phase `measure`: probe what is new, decode what lacks signals, cut clips, look again.
+"""The phase `measure`: probe what is new, decode what lacks signals, cut clips.
 
 Every step asks the tables what is missing under the job's fingerprints and does only that.
 """
@@ -9,26 +9,23 @@ import dataclasses
 import hashlib
 import json
 import math
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any, Literal
 
 import duckdb
-import pyarrow as pa
 
 from curation.engine import Task
 from curation.inputs import InputFile
 from curation.job import Batch, Job, error_record
+from curation.look_again import look_again
+from curation.measured import MeasuredUnit, measured_units, rows_of, source_format
 from curation.progress import Progress
-from manifests.decide import decide
 from manifests.errors import MediaError
-from manifests.records import SourceRow, to_mapping
-from stages.clip import ClipMeasurement
-from stages.contract import ClipTask
+from manifests.records import SourceRow
 from stages.media.blocks import SourceFormat
-from stages.segment import Shot, cut_unit, struct_of, summarise_clip
-from stages.unit import UnitResult, UnitTask, failed_unit
+from stages.segment import Shot, cut_unit, summarise_clip
+from stages.unit import UnitResult, UnitTask, failed_unit, signals_from_row
 
-_SIDE_TABLES = ("shots", "face_tracks", "speech_segments")
 _CUT_BATCH_UNITS = 256
 _FORMAT_FIELDS = tuple(field.name for field in dataclasses.fields(SourceFormat))
 
@@ -110,20 +107,20 @@ def unit_tasks(job: Job, connection: duckdb.DuckDBPyConnection) -> list[UnitTask
         name: json.dumps(job.configuration.stage_parameters(name), sort_keys=True)
         for name in signal_stages
     }
-    sources = _rows(
+    sources = rows_of(
         connection,
         "SELECT * FROM sources WHERE status = 'ok' AND modality IN ('video', 'audio') ORDER BY uri",
     )
     retryable = "status = 'ok' OR NOT error.retryable"
     unit_state = {
         (row["source_id"], row["unit_index"]): row["status"]
-        for row in _rows(
+        for row in rows_of(
             connection, f"SELECT source_id, unit_index, status FROM units WHERE {retryable}"
         )
     }
     measured = {
         (row["source_id"], row["unit_index"]): set(row["stages"])
-        for row in _rows(
+        for row in rows_of(
             connection,
             "SELECT source_id, unit_index, list(stage) AS stages FROM signals"
             f" WHERE {retryable} OR status = 'not_applicable' GROUP BY ALL",
@@ -142,7 +139,7 @@ def unit_tasks(job: Job, connection: duckdb.DuckDBPyConnection) -> list[UnitTask
                 UnitTask(
                     source_id=unit.source_id,
                     uri=source["uri"],
-                    source=source_format(source),
+                    source=source_format(source, job.configuration.decode.media),
                     unit_index=unit.unit_index,
                     start_s=unit.start_s,
                     end_s=unit.end_s,
@@ -184,10 +181,10 @@ def decode_units(job: Job) -> None:
 
 def cut_clips(job: Job) -> None:
     """Cut clips and sum up signals wherever clips of this segmentation lack a struct."""
-    stages = job.resolved.signal_stages
+    stages = job.resolved.summed_stages
     complete = " AND ".join(f"{name} IS NOT NULL" for name in stages) or "true"
     with job.connect() as connection:
-        missing = _rows(
+        missing = rows_of(
             connection,
             f"""SELECT u.source_id, u.unit_index FROM units u
             WHERE u.status = 'ok' AND NOT EXISTS (
@@ -200,64 +197,16 @@ def cut_clips(job: Job) -> None:
         progress = Progress("cut", len(missing), "units")
         for first in range(0, len(missing), _CUT_BATCH_UNITS):
             keys = missing[first : first + _CUT_BATCH_UNITS]
-            rows = [
-                row for unit in _units_with_signals(connection, keys) for row in _cut(job, unit)
-            ]
+            rows = [row for unit in measured_units(connection, keys) for row in _cut(job, unit)]
             job.commit({"clips": rows})
             progress.advance(count=len(keys))
         progress.close()
 
 
-def look_again(job: Job) -> None:
-    """Run the clip stages on clips that the gates have not already rejected."""
-    for name, stage in job.resolved.clip_stages.items():
-        fingerprint = job.resolved.fingerprints[name]
-        with job.connect() as connection:
-            candidates = _candidates(job, connection, name, stage.precondition)
-            side_rows = _side_rows_by_unit(
-                connection, [row for row in candidates if row["applies"]]
-            )
-        batch = Batch(job)
-        for row in candidates:
-            if row["applies"] is False:
-                backend = stage.backend.name
-                struct = struct_of(stage.Record, None, "not_applicable", None, backend, fingerprint)
-                batch.add({"clips": [_clip_columns(row) | {name: struct}]})
-        parameters = json.dumps(job.configuration.stage_parameters(name), sort_keys=True)
-        chosen = {row["clip_id"]: row for row in candidates if row["applies"]}
-        tasks = [
-            Task(
-                "stages.clip:measure_clip",
-                ClipMeasurement(name, parameters, fingerprint, _clip_task(row, side_rows)),
-                row["uri"],
-            )
-            for row in chosen.values()
-        ]
-        progress = Progress(name, len(tasks), "clips")
-        for outcome in job.engine.run(tasks):
-            progress.advance(failed=outcome.error is not None)
-            job.decoded_clips += 1
-            row = chosen[outcome.task.argument.clip.clip_id]
-            struct = outcome.result
-            if outcome.error is not None:
-                error = to_mapping(error_record(outcome.error))
-                backend = stage.backend.name
-                struct = struct_of(stage.Record, None, "failed", error, backend, fingerprint)
-            batch.add({"clips": [_clip_columns(row) | {name: struct}]})
-        batch.flush()
-        if tasks:
-            progress.close()
-
-
-def source_format(source: Mapping[str, Any]) -> SourceFormat:
-    """The probe's result out of a row of `sources`."""
-    return SourceFormat(**{name: source[name] for name in _FORMAT_FIELDS})
-
-
 def _known_sources(job: Job) -> dict[str, dict[str, Any]]:
     columns = ", ".join(field.name for field in dataclasses.fields(SourceRow))
     with job.connect() as connection:
-        rows = _rows(connection, f"SELECT {columns} FROM sources")
+        rows = rows_of(connection, f"SELECT {columns} FROM sources")
     return {row["source_id"]: row for row in rows}
 
 
@@ -299,7 +248,7 @@ def _fail_undecodable_sources(job: Job) -> None:
     """A source that probed well but none of whose units decodes is a failed source."""
     columns = ", ".join(f"s.{field.name}" for field in dataclasses.fields(SourceRow))
     with job.connect() as connection:
-        rows = _rows(
+        rows = rows_of(
             connection,
             f"""SELECT {columns}, u.first_error FROM sources s JOIN (
                 SELECT source_id, arg_min(error, unit_index) AS first_error FROM units
@@ -313,117 +262,27 @@ def _fail_undecodable_sources(job: Job) -> None:
     job.commit({"sources": failed})
 
 
-@dataclasses.dataclass(frozen=True)
-class _MeasuredUnit:
-    unit: dict[str, Any]
-    signals: dict[str, dict[str, Any]]
-    side_rows: dict[str, list[dict[str, Any]]]
-
-
-def _units_with_signals(
-    connection: duckdb.DuckDBPyConnection, keys: list[dict[str, Any]]
-) -> Iterator[_MeasuredUnit]:
-    connection.register("wanted_units", pa.Table.from_pylist(keys))
-    units: dict[tuple[str, int], _MeasuredUnit] = {}
-    for row in _rows(connection, _wanted("units")):
-        units[_key(row)] = _MeasuredUnit(row, {}, {table: [] for table in _SIDE_TABLES})
-    for row in _rows(connection, _wanted("signals")):
-        units[_key(row)].signals[row["stage"]] = row
-    for table in _SIDE_TABLES:
-        for row in _rows(connection, _wanted(table)):
-            units[_key(row)].side_rows[table].append(row)
-    connection.unregister("wanted_units")
-    yield from units.values()
-
-
-def _wanted(table: str) -> str:
-    return (
-        f"SELECT t.* FROM {table} t JOIN wanted_units w"
-        " ON t.source_id = w.source_id AND t.unit_index = w.unit_index ORDER BY ALL"
-    )
-
-
-def _cut(job: Job, measured: _MeasuredUnit) -> list[dict[str, Any]]:
+def _cut(job: Job, measured: MeasuredUnit) -> list[dict[str, Any]]:
     shots = [
         Shot(row["shot_index"], row["start_s"], row["end_s"])
         for row in sorted(measured.side_rows["shots"], key=lambda row: row["shot_index"])
     ]
+    loudness = measured.signals.get("loudness")
     clips = cut_unit(
         measured.unit["source_id"],
         measured.unit,
         shots,
         job.configuration.clip,
         job.resolved.segmentation,
+        sound=signals_from_row(loudness) if loudness and loudness["status"] == "ok" else None,
     )
     return [
         summarise_clip(
             clip,
-            job.resolved.signal_stages,
+            job.resolved.summed_stages,
             job.resolved.fingerprints,
             measured.signals,
             measured.side_rows,
         )
         for clip in clips
     ]
-
-
-def _candidates(
-    job: Job, connection: duckdb.DuckDBPyConnection, stage: str, precondition: str
-) -> list[dict[str, Any]]:
-    """Clips that lack the stage's struct and that no gate rejects; `applies` is the precondition.
-
-    Where what the precondition reads is itself not applicable (no sound, no picture), so is this.
-    """
-    reads = job.resolved.clip_stages[stage].reads
-    absent = " OR ".join(f"{read}.status = 'not_applicable'" for read in reads) or "false"
-    connection.register("verdicts", decide(connection, job.configuration.gate_list()))
-    rows = _rows(
-        connection,
-        f"""SELECT d.*, coalesce(({precondition}), CASE WHEN {absent} THEN false END) AS applies
-        FROM dataset d JOIN verdicts v USING (clip_id)
-        WHERE v.state <> 'reject' AND d.{stage} IS NULL ORDER BY d.uri, d.start_s""",
-    )
-    connection.unregister("verdicts")
-    return rows
-
-
-def _side_rows_by_unit(
-    connection: duckdb.DuckDBPyConnection, clips: list[dict[str, Any]]
-) -> dict[tuple[str, int], dict[str, list[dict[str, Any]]]]:
-    keys = sorted({_key(clip) for clip in clips})
-    if not keys:
-        return {}
-    wanted = [{"source_id": source_id, "unit_index": index} for source_id, index in keys]
-    return {_key(unit.unit): unit.side_rows for unit in _units_with_signals(connection, wanted)}
-
-
-def _clip_task(
-    row: Mapping[str, Any],
-    side_rows: Mapping[tuple[str, int], Mapping[str, list[dict[str, Any]]]],
-) -> ClipTask:
-    return ClipTask(
-        clip_id=row["clip_id"],
-        uri=row["uri"],
-        source=source_format(row),
-        start_s=row["start_s"],
-        end_s=row["end_s"],
-        side_rows=side_rows[_key(row)],
-    )
-
-
-def _clip_columns(row: Mapping[str, Any]) -> dict[str, Any]:
-    names = (
-        "clip_id", "source_id", "unit_index", "segmentation", "start_s", "end_s",
-        "first_shot", "last_shot", "window", "damaged_s",
-    )  # fmt: skip
-    return {name: row[name] for name in names}
-
-
-def _key(row: Mapping[str, Any]) -> tuple[str, int]:
-    return row["source_id"], row["unit_index"]
-
-
-def _rows(connection: duckdb.DuckDBPyConnection, sql: str) -> list[dict[str, Any]]:
-    table: pa.Table = connection.sql(sql).to_arrow_table()
-    rows: list[dict[str, Any]] = table.to_pylist()
-    return rows

@@ -9,12 +9,12 @@ from __future__ import annotations
 
 import collections
 import dataclasses
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 from curation.engine import Task
 from curation.job import Job, error_record
-from curation.measure import source_format
+from curation.measured import source_format
 from curation.progress import Progress
 from manifests.errors import TwinreelError
 from manifests.records import SampleMember, SampleRow
@@ -25,6 +25,10 @@ from stages.sample import PackProfile, SampleFragment, SampleTask, sample_id_of
 from stages.shard import plan_shards, shard_name
 
 TARGET_ROLE = "target"
+_SYNC_FRAME_S = 0.04
+"""Offsets count frames of 25 a second, whatever the source's rate."""
+_RELIABLE_CONFIDENCE = {"syncnet": 1.5, "embedded": 3.0}
+"""From which an offset is believed: Ovi's gate (section 3), and the embedded backend's own."""
 _MP4_BYTES_PER_PIXEL = 0.04
 """H.264 at the default quality, between a talking head and a crowd."""
 
@@ -38,26 +42,30 @@ class PlannedSample:
 
 
 def plan_samples(job: Job) -> list[PlannedSample]:
-    """Kept clips of full length that are not packed in the job's profile yet, by sample id."""
-    profile = job.configuration.pack.profile()
+    """Kept clips that are not packed in the job's profile yet, by sample id.
+
+    Clips of full length; of sound alone, shorter ones too.
+    """
+    profile = job.resolved.profile
+    windows = "'full', 'short'" if job.configuration.decode.media == "sound" else "'full'"
     with job.connect() as connection:
         rows = (
             connection.sql(
-                """SELECT * FROM dataset WHERE state = 'keep' AND sample IS NULL
-                AND "window" = 'full'"""
+                f"""SELECT * FROM dataset WHERE state = 'keep' AND sample IS NULL
+                AND "window" IN ({windows})"""
             )
             .to_arrow_table()
             .to_pylist()
         )
     planned = [
-        PlannedSample(sample_id_of(row["clip_id"], profile), _sample_task(row)) for row in rows
+        PlannedSample(sample_id_of(row["clip_id"], profile), _sample_task(job, row)) for row in rows
     ]
     return sorted(planned, key=lambda sample: sample.sample_id)
 
 
 def pack(job: Job) -> None:
     """Make the samples that are missing and put them into shards."""
-    profile = job.configuration.pack.profile()
+    profile = job.resolved.profile
     planned = {sample.sample_id: sample for sample in plan_samples(job)}
     shard_bytes = job.configuration.pack.shard_mb << 20
     plans = plan_shards(list(planned), _expected_bytes(profile), shard_bytes)
@@ -185,6 +193,7 @@ class _Shard:
             fps=fragment.fps,
             audio_rate_hz=fragment.audio_rate_hz,
             audio_samples=fragment.audio_samples,
+            audio_shift_s=self.samples[sample_id].task.audio_shift_s,
             status="ok",
             error=None,
             fingerprint=self._profile.fingerprint(),
@@ -193,7 +202,7 @@ class _Shard:
     def _failed_row(self, sample_id: str) -> SampleRow:
         return SampleRow(
             sample_id, self._profile.profile_id, self._members(sample_id),
-            None, None, None, None, None, None, None, None, None, None,
+            None, None, None, None, None, None, None, None, None, None, None,
             "failed", error_record(self._failed[sample_id]), self._profile.fingerprint(),
         )  # fmt: skip
 
@@ -205,7 +214,22 @@ def _shard_of(shards: list[_Shard], task: ShardTask) -> _Shard:
     return next(shard for shard in shards if shard.path == task.path)
 
 
-def _sample_task(row: dict[str, Any]) -> SampleTask:
+def audio_shift_s(job: Job, row: Mapping[str, Any]) -> float:
+    """How much later a clip's sound has to be put to be in sync; 0 unless that is asked for.
+
+    Only offsets that were found with confidence are repaired: the best of many bad fits is noise.
+    """
+    sync = row.get("sync") or {}
+    if not job.configuration.sync.repair or sync.get("status") != "ok":
+        return 0.0
+    least = job.configuration.sync.min_confidence
+    if least is None:
+        least = _RELIABLE_CONFIDENCE[sync["backend"]]
+    # A positive offset says that the sound is early.
+    return float(sync["offset_frames"]) * _SYNC_FRAME_S if sync["confidence"] >= least else 0.0
+
+
+def _sample_task(job: Job, row: dict[str, Any]) -> SampleTask:
     picture = row.get("picture") or {}
     margins = picture.get("margins_px") or {}
     caption = row["caption"] or {}
@@ -213,7 +237,7 @@ def _sample_task(row: dict[str, Any]) -> SampleTask:
         clip_id=row["clip_id"],
         source_id=row["source_id"],
         uri=row["uri"],
-        source=source_format(row),
+        source=source_format(row, job.configuration.decode.media),
         start_s=row["start_s"],
         end_s=row["end_s"],
         margins_px=Margins(**margins) if margins else Margins(0, 0, 0, 0),
@@ -224,4 +248,5 @@ def _sample_task(row: dict[str, Any]) -> SampleTask:
             "split": row["split"],
             "carried": dict(row["carried"] or {}),
         },
+        audio_shift_s=audio_shift_s(job, row),
     )

@@ -7,7 +7,7 @@ from typing import Any
 
 from curation.engine import Task
 from curation.job import Job
-from curation.measure import source_format
+from curation.measured import source_format
 from manifests.report import Player, write_report
 from stages.preview import PreviewTask
 

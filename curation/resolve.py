@@ -3,44 +3,139 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Mapping
 from typing import Any
 
 from curation.config import JobConfiguration
 from manifests.decide import policy_fingerprint
+from manifests.errors import UsageError
 from manifests.fingerprint import fingerprint
+from manifests.mix import MIX_VERSION
 from manifests.view import Selection
 from stages.attributes import ATTRIBUTES_VERSION
 from stages.contract import ClipStage, SignalStage, Stage
 from stages.registry import STAGES
+from stages.sample import PackProfile
 
+CAPTION_VERSION = 1
+"""Raise whenever requests or the reading of answers change."""
 PROBE_VERSION = 1
 """Raise whenever the probe reads the same file differently."""
+_MISSING = ("missing_weights", "missing_package")
 
 
 @dataclasses.dataclass(frozen=True)
 class Resolved:
-    """What a configuration comes to: enabled stages, and the fingerprint of every kind of row."""
+    """What a configuration comes to: enabled stages, and the fingerprint of every kind of row.
+
+    `signal_stages` watch the decoding of sources; `summed_stages` are those of them that sum up a
+    clip from their signals alone. `clip_stages` look at clips again, second looks first, then in
+    the registry's order. `unavailable` are enabled stages whose weights or packages are missing:
+    nothing is measured, their structs stay null. `profile` is what samples are packed to.
+    """
 
     signal_stages: dict[str, SignalStage[Any]]
+    summed_stages: dict[str, SignalStage[Any]]
     clip_stages: dict[str, ClipStage[Any]]
+    unavailable: dict[str, UsageError]
     fingerprints: dict[str, str]
     unit: str
     segmentation: str
     selection: Selection
+    profile: PackProfile
 
 
 def resolve(configuration: JobConfiguration) -> Resolved:
     """Resolve every enabled stage's backend, and all fingerprints.
 
     Raises:
-        UsageError: a backend is unknown or its weights are missing.
+        UsageError: a backend is unknown; `missing_parts` if weights or packages are missing and the
+            configuration does not say to go on without.
     """
     unit = configuration.decode.unit_fingerprint()
+    stages, unavailable = _build(configuration)
+    fingerprints = _fingerprints(stages, unit)
+    fingerprints |= {
+        name: fingerprint({"unavailable": name}) for name in unavailable if name in STAGES
+    }
+    cuts = "loudness" if configuration.clip.cut == "silences" else "shots"
+    segmentation = configuration.clip.fingerprint(unit, fingerprints.get(cuts, "disabled"))
+    profile = _profile(configuration, fingerprints)
+    signal_stages = {n: s for n, s in stages.items() if isinstance(s, SignalStage)}
+    looks = {name: stage.second_look() for name, stage in signal_stages.items()}
+    second_looks = {name: look for name, look in looks.items() if look is not None}
+    return Resolved(
+        signal_stages=signal_stages,
+        summed_stages={n: s for n, s in signal_stages.items() if n not in second_looks},
+        clip_stages={
+            **second_looks,
+            **{n: s for n, s in stages.items() if isinstance(s, ClipStage)},
+        },
+        unavailable=unavailable,
+        fingerprints=fingerprints,
+        unit=unit,
+        segmentation=segmentation,
+        selection=Selection(
+            segmentation=segmentation,
+            policy=policy_fingerprint(configuration.gate_list()),
+            stages=fingerprints,
+            probe=fingerprint({"probe": PROBE_VERSION, **configuration.decode.media_key()}),
+            units=unit,
+            caption=(configuration.caption.style, _captions(configuration, fingerprints)),
+            mix=_mix(configuration, fingerprints),
+            profile=profile.profile_id,
+        ),
+        profile=profile,
+    )
+
+
+def _build(
+    configuration: JobConfiguration,
+) -> tuple[dict[str, Stage[Any]], dict[str, UsageError]]:
+    """The enabled stages, and of those that lack something what it is."""
     stages: dict[str, Stage[Any]] = {}
+    unavailable: dict[str, UsageError] = {}
     for name, stage in STAGES.items():
         parameters = getattr(configuration.stages, name)
-        if parameters.enabled:
+        if not parameters.enabled:
+            continue
+        try:
             stages[name] = stage(parameters)
+        except UsageError as error:
+            # Without shots no clip can be cut: there is no going on without them.
+            if error.code not in _MISSING or name == "shots":
+                raise
+            unavailable[name] = error
+    if configuration.caption.model is None:
+        unavailable["caption"] = _no_caption_model(configuration.caption.backend)
+    if unavailable and configuration.missing == "stop":
+        raise missing_parts(configuration.preset, unavailable)
+    return stages, unavailable
+
+
+def missing_parts(preset: str, unavailable: Mapping[str, UsageError]) -> UsageError:
+    """All that a job lacks in one message: what, what it costs to get, how to go on without."""
+    lines = [f"{len(unavailable)} of its parts lack what they need:"]
+    lines += [f"  {error}" for error in unavailable.values()]
+    lines.append(
+        "Or go on without: --missing pending measures everything else, and clips whose gates need"
+        " what is missing stay pending; the same command measures just that once it is there."
+    )
+    return UsageError("missing_parts", "\n".join(lines), subject=f"preset {preset}")
+
+
+def _no_caption_model(backend: str) -> UsageError:
+    return UsageError(
+        "missing_model",
+        "Captions come from a multimodal model, and none is named.",
+        subject=f"caption.{backend}",
+        remedy=f"Give --set caption.{backend}.model=NAME"
+        + (" and --set caption.endpoint.base_url=http://HOST:PORT/v1" * (backend == "endpoint"))
+        + ", or --set caption.backend=attributes for sentences made of the measurements.",
+    )
+
+
+def _fingerprints(stages: Mapping[str, Stage[Any]], unit: str) -> dict[str, str]:
     fingerprints: dict[str, str] = {}
     while len(fingerprints) < len(stages):
         ready = [
@@ -54,22 +149,33 @@ def resolve(configuration: JobConfiguration) -> Resolved:
             reads = {read: fingerprints.get(read, "disabled") for read in stages[name].reads}
             # Unit boundaries end tracks, shots and segments: they are part of every result.
             fingerprints[name] = fingerprint([unit, stages[name].fingerprint(reads)])
-    segmentation = configuration.clip.fingerprint(unit, fingerprints.get("shots", "disabled"))
+    return fingerprints
+
+
+def _profile(configuration: JobConfiguration, fingerprints: Mapping[str, str]) -> PackProfile:
+    """What samples are packed to; where sound is shifted, also by whose measurements."""
+    profile = configuration.pack.profile()
+    if not configuration.sync.repair:
+        return profile
+    return profile.model_copy(update={"repaired_by": fingerprints.get("sync", "disabled")})
+
+
+def _captions(configuration: JobConfiguration, fingerprints: Mapping[str, str]) -> str:
+    """What captions depend on.
+
+    Sentences made of measurements follow them. A model's words cost money and do not: they stay
+    when a measurement that its prompt mentions is made anew.
+    """
     caption = configuration.caption
-    captions = fingerprint([ATTRIBUTES_VERSION, caption.model_dump(mode="json"), fingerprints])
-    return Resolved(
-        signal_stages={n: s for n, s in stages.items() if isinstance(s, SignalStage)},
-        clip_stages={n: s for n, s in stages.items() if isinstance(s, ClipStage)},
-        fingerprints=fingerprints,
-        unit=unit,
-        segmentation=segmentation,
-        selection=Selection(
-            segmentation=segmentation,
-            policy=policy_fingerprint(configuration.gate_list()),
-            stages=fingerprints,
-            probe=fingerprint({"probe": PROBE_VERSION}),
-            units=unit,
-            caption=(caption.style, captions),
-            profile=configuration.pack.profile().profile_id,
-        ),
-    )
+    if caption.backend == "attributes":
+        return fingerprint([ATTRIBUTES_VERSION, caption.style, dict(fingerprints)])
+    return fingerprint([CAPTION_VERSION, caption.backend, caption.words_key()])
+
+
+def _mix(configuration: JobConfiguration, fingerprints: Mapping[str, str]) -> str | None:
+    """Which mix: its settings, and who competes for a place in it."""
+    mix = configuration.mix
+    if not mix.shares:
+        return None
+    gates = policy_fingerprint(configuration.gate_list())
+    return fingerprint([MIX_VERSION, mix.model_dump(mode="json"), gates, dict(fingerprints)])

@@ -1,14 +1,17 @@
-"""What an actor of the engine is: one warm child process, and a bounded number of tries.
+"""What actors of the engine are: one warm child process each, or one loaded model.
 
 Apart from the engine so that a worker process imports neither the decoders nor the configuration.
 """
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from manifests.errors import TwinreelError
 from stages.child import KillableChild
+
+if TYPE_CHECKING:
+    from stages.clip import ClipResult, StageCall
 
 _WORTH_ANOTHER_TRY = frozenset({"decoder_crashed", "decoder_hung", "decoder_out_of_memory"})
 
@@ -37,3 +40,42 @@ class Worker:
             return self._child.call(function, argument, subject=subject), None
         except TwinreelError as error:
             return None, error
+
+    def prepare(
+        self, function: str, argument: object, subject: str
+    ) -> tuple[tuple[bool, Any, TwinreelError | None], Any]:
+        """As `run`, with what a model has to see apart from the rest.
+
+        Returns:
+            Whether a model has to see it, else the result or the error; and the arrays, which the
+            caller passes on to the model without looking at them.
+        """
+        result, error = self.run(function, argument, subject)
+        prepared = getattr(result, "prepared", None)
+        if prepared is not None:
+            return (True, None, None), prepared
+        return (False, result, error), None
+
+
+class ModelWorker:
+    """Holds one stage's model; see `stages.clip.LoadedStage`."""
+
+    def __init__(self, stage: StageCall) -> None:
+        from stages.clip import LoadedStage  # noqa: PLC0415
+
+        self._loaded: LoadedStage | None = None
+        self._error: TwinreelError | None = None
+        try:
+            self._loaded = LoadedStage(stage)
+        except TwinreelError as error:
+            # Told by `ready`: an actor that cannot be made says only that it died.
+            self._error = error
+
+    def ready(self) -> TwinreelError | None:
+        """Why the model cannot be had, if so."""
+        return self._error
+
+    def infer(self, *batch: object) -> list[ClipResult | TwinreelError]:
+        """A result or an error per clip."""
+        assert self._loaded is not None
+        return self._loaded.infer(batch)

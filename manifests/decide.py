@@ -116,6 +116,25 @@ def decide(connection: duckdb.DuckDBPyConnection, gates: Sequence[Gate]) -> pa.T
     return table.cast(arrow_schema(DecisionRow))
 
 
+def gates_without(
+    connection: duckdb.DuckDBPyConnection, gates: Sequence[Gate], columns: Sequence[str]
+) -> list[Gate]:
+    """The gates that read none of the columns: what can be decided before those are known.
+
+    Raises:
+        UsageError: as `validate`.
+    """
+    known = _dataset_columns(connection)
+    return [
+        gate
+        for gate in gates
+        if not any(
+            path[0].lower() in columns
+            for path in _column_paths(_parse(gate, connection, known), frozenset())
+        )
+    ]
+
+
 def changed(connection: duckdb.DuckDBPyConnection, decisions: pa.Table) -> pa.Table:
     """The rows of `decisions` that differ from the current ones: all that has to be written."""
     connection.register("new_decisions", decisions)

@@ -157,6 +157,18 @@ class SpeechSegmentRow:
 
 
 @dataclasses.dataclass(frozen=True)
+class WordRow:
+    """A word of a clip's transcript, in seconds of the source's own time."""
+
+    clip_id: str
+    start_s: float
+    end_s: float
+    word: str
+    probability: float
+    fingerprint: str
+
+
+@dataclasses.dataclass(frozen=True)
 class ClipRow:
     """A window of a source under one segmentation; the stages' structs are added beside these.
 
@@ -188,8 +200,42 @@ class DecisionRow:
 
 
 @dataclasses.dataclass(frozen=True)
+class MixRow:
+    """A clip's part in the mix: its group, and whether the group's quota has room for it.
+
+    `fingerprint` is of the target shares and of the gates that say which clips compete.
+    """
+
+    clip_id: str
+    group: str
+    chosen: bool
+    fingerprint: str
+
+
+@dataclasses.dataclass(frozen=True)
+class VerifiedRecord:
+    """What a caption's words come to beside what was measured; None where that cannot be known.
+
+    Words between the speech tags against the transcript: `word_error_rate` (edits over the
+    transcript's words), `spoken_words` (the transcript's), `invented_words` (in the caption alone),
+    `missed_words` (in the transcript alone). `audio_agrees`: whether the audio description speaks
+    of what the tagger heard.
+    """
+
+    word_error_rate: float | None
+    spoken_words: int | None
+    invented_words: int | None
+    missed_words: int | None
+    audio_agrees: bool | None
+
+
+@dataclasses.dataclass(frozen=True)
 class CaptionRow:
-    """The words that go with a clip in one style."""
+    """The words that go with a clip in one style, and what they cost.
+
+    `speech` is what is said in it; `requests`, tokens and `cost` (in the currency that the prices
+    were given in) are of all tries together, None without an endpoint.
+    """
 
     clip_id: str
     style: str
@@ -197,6 +243,11 @@ class CaptionRow:
     audio: str | None
     speech: str | None
     model: str
+    verified: VerifiedRecord | None
+    requests: int | None
+    input_tokens: int | None
+    output_tokens: int | None
+    cost: float | None
     status: Status
     error: ErrorRecord | None
     fingerprint: str
@@ -212,7 +263,11 @@ class SampleMember:
 
 @dataclasses.dataclass(frozen=True)
 class SampleRow:
-    """A packed sample: where its bytes lie and what they hold."""
+    """A packed sample: where its bytes lie and what they hold.
+
+    `audio_shift_s` is how much later its sound was put than the source has it, to bring it in sync;
+    0 where nothing was repaired.
+    """
 
     sample_id: str
     profile: str
@@ -227,6 +282,7 @@ class SampleRow:
     fps: float | None
     audio_rate_hz: int | None
     audio_samples: int | None
+    audio_shift_s: float | None
     status: Status
     error: ErrorRecord | None
     fingerprint: str
@@ -306,6 +362,8 @@ TABLES: dict[str, type] = {
     "shots": ShotRow,
     "face_tracks": FaceTrackRow,
     "speech_segments": SpeechSegmentRow,
+    "words": WordRow,
+    "mix": MixRow,
     "decisions": DecisionRow,
     "captions": CaptionRow,
     "samples": SampleRow,

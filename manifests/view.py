@@ -24,6 +24,8 @@ from manifests.store import VOLATILE_COLUMNS, Store, TableFile
 
 SIDE_TABLES = {"shots": "shots", "face_tracks": "faces", "speech_segments": "speech"}
 """Tables that a stage writes many rows a unit to, and whose fingerprint they hold."""
+CLIP_SIDE_TABLES = {"words": "transcript"}
+"""The same of tables with many rows a clip."""
 
 SOURCE_PREFIX = "source_"
 _PREFIXED_SOURCE_COLUMNS = frozenset({"bytes", "etag", "sha256", "status", "error", "fingerprint"})
@@ -45,6 +47,7 @@ class Selection:
         probe: fingerprint of `sources`.
         units: fingerprint of `units`.
         caption: style and fingerprint of the captions.
+        mix: fingerprint of the mix; without one no clip has a place in a mix.
         profile: what samples are packed to.
     """
 
@@ -54,6 +57,7 @@ class Selection:
     probe: str | None = None
     units: str | None = None
     caption: tuple[str, str] | None = None
+    mix: str | None = None
     profile: str | None = None
 
 
@@ -61,10 +65,11 @@ def connect(store: Store, selection: Selection) -> duckdb.DuckDBPyConnection:
     """A fresh in-memory database with the views, as of now.
 
     Views: `<table>_log`; `sources`, `units`, `shots`, `face_tracks`, `speech_segments`, `signals`,
-    `clips`, `decisions`, `captions`, `samples`; and `dataset`, whose columns are those of a clip,
-    those of its source (`bytes`, `etag`, `sha256`, `status`, `error` and `fingerprint` with the
-    prefix `source_`), one struct per stage of the selection, `state`, `rejected_by`, `pending_on`,
-    and the structs `caption` and `sample` (null where there is none).
+    `clips`, `words`, `mix`, `decisions`, `captions`, `samples`; and `dataset`, whose columns are
+    those of a clip, those of its source (`bytes`, `etag`, `sha256`, `status`, `error` and
+    `fingerprint` with the prefix `source_`), one struct per stage of the selection, `state`,
+    `rejected_by`, `pending_on`, and the structs `mix`, `caption` and `sample` (null where there is
+    none).
 
     Raises:
         StorageError: the tables cannot be read.
@@ -211,6 +216,8 @@ class _Views:
             ("clip_id",),
             {"style": caption[0], "fingerprint": caption[1]} if caption else {},
         )
+        mix = "true" if chosen.mix is not None else "false"
+        self._create_latest("mix", ("clip_id",), {"fingerprint": chosen.mix}, mix)
         self._create_latest("samples", ("profile", "sample_id"), {"profile": chosen.profile})
         if "signals" in self._store.schemas:
             wanted = [
@@ -248,21 +255,25 @@ class _Views:
         )
 
     def _create_side_views(self) -> None:
-        """Rows that come in groups: a unit's group as it was measured last, whole."""
+        """Rows that come in groups: a unit's or a clip's group as it was measured last, whole."""
         for table, stage in SIDE_TABLES.items():
-            fingerprint = self._selection.stages.get(stage)
-            condition = (
-                f"fingerprint = {quote_text(fingerprint)}" if fingerprint is not None else "false"
-            )
-            name = f"{_PRIVATE}.{quote_name(table)}"
-            self._run(
-                f"CREATE VIEW {quote_name(table)} AS"
-                f" SELECT rows.* EXCLUDE (row_key) FROM {name} AS rows SEMI JOIN ("
-                f"SELECT source_id, unit_index, max(commit) AS commit FROM {name}"
-                f" WHERE {condition} GROUP BY source_id, unit_index) AS latest"
-                " ON rows.source_id = latest.source_id AND rows.unit_index = latest.unit_index"
-                f" AND rows.commit = latest.commit WHERE {condition}"
-            )
+            self._create_side_view(table, stage, "source_id, unit_index")
+        for table, stage in CLIP_SIDE_TABLES.items():
+            self._create_side_view(table, stage, "clip_id")
+
+    def _create_side_view(self, table: str, stage: str, key: str) -> None:
+        fingerprint = self._selection.stages.get(stage)
+        condition = (
+            f"fingerprint = {quote_text(fingerprint)}" if fingerprint is not None else "false"
+        )
+        name = f"{_PRIVATE}.{quote_name(table)}"
+        self._run(
+            f"CREATE VIEW {quote_name(table)} AS"
+            f" SELECT rows.* EXCLUDE (row_key) FROM {name} AS rows SEMI JOIN ("
+            f"SELECT {key}, max(commit) AS commit FROM {name}"
+            f" WHERE {condition} GROUP BY {key}) AS latest"
+            f" USING ({key}, commit) WHERE {condition}"
+        )
 
     def _create_clips(self) -> None:
         """`clips`: a clip's own columns and, per stage, its latest struct of that fingerprint."""
@@ -332,9 +343,10 @@ class _Views:
                 ) WHERE member.role = 'target' GROUP BY ALL
             )
             SELECT current.base, decisions.state, decisions.rejected_by, decisions.pending_on,
-                latest_captions.row_key AS caption, packed.sample
+                latest_mix.row_key AS mix, latest_captions.row_key AS caption, packed.sample
             FROM keyed.current_clips AS current
             LEFT JOIN decisions USING (clip_id)
+            LEFT JOIN keyed.latest_mix USING (clip_id)
             LEFT JOIN keyed.latest_captions USING (clip_id)
             LEFT JOIN packed USING (clip_id)"""
         )
@@ -351,6 +363,7 @@ class _Views:
             f"""CREATE VIEW dataset AS
             SELECT clips.* EXCLUDE (row_key), {", ".join(source_columns)},
                 links.state, links.rejected_by, links.pending_on,
+                CASE WHEN mix.row_key IS NOT NULL THEN {self._packed("mix")} END AS mix,
                 CASE WHEN captions.row_key IS NOT NULL THEN {self._packed("captions")} END
                     AS caption,
                 CASE WHEN samples.row_key IS NOT NULL THEN {self._packed("samples")} END
@@ -358,6 +371,7 @@ class _Views:
             FROM {_PRIVATE}.clips_with_row AS clips
             JOIN {_PRIVATE}.current_links AS links ON clips.row_key = links.base
             LEFT JOIN sources ON clips.source_id = sources.source_id
+            LEFT JOIN {_PRIVATE}.mix AS mix ON mix.row_key = links.mix
             LEFT JOIN {_PRIVATE}.captions AS captions ON captions.row_key = links.caption
             LEFT JOIN {_PRIVATE}.samples AS samples ON samples.row_key = links.sample
             WHERE clips.source_id NOT IN (

@@ -10,7 +10,7 @@ import dataclasses
 from collections.abc import Mapping
 from typing import Any, Literal
 
-CaptionStyle = Literal["ovi", "ovi-960"]
+CaptionStyle = Literal["ovi", "ovi-960", "ovi-audio"]
 
 ATTRIBUTES_VERSION = 1
 """Raise whenever equal measurements may give other words."""
@@ -62,7 +62,7 @@ def caption(row: Mapping[str, Any], *, style: CaptionStyle = "ovi") -> Caption:
     audio = _audio(row)
     if audio is None:
         return Caption(visual, None, None)
-    marked = f"<AUDCAP>{audio}<ENDAUDCAP>" if style == "ovi" else f"Audio: {audio}"
+    marked = f"Audio: {audio}" if style == "ovi-960" else f"<AUDCAP>{audio}<ENDAUDCAP>"
     return Caption(f"{visual} {marked}".strip(), audio, None)
 
 

@@ -1,41 +1,138 @@
-"""The second look: clip stages on clips decoded again, in the killable child."""
+"""The second look at a clip: decoding in the killable child, models in a process of their own."""
 
 from __future__ import annotations
 
 import dataclasses
 import functools
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from stages.contract import ClipStage, ClipTask, StageParameters
+from manifests.errors import MediaError, TwinreelError
+from stages.contract import (
+    Backend,
+    ClipStage,
+    ClipTask,
+    Findings,
+    ModelStage,
+    NotApplicable,
+    Ready,
+    StageParameters,
+)
 from stages.registry import build_clip_stage
 from stages.segment import struct_of
 
 
 @dataclasses.dataclass(frozen=True)
-class ClipMeasurement:
-    """A clip stage to run on a clip: the stage's parameters are JSON."""
+class StageCall:
+    """A clip stage as a job has resolved it: its parameters are JSON."""
 
-    stage: str
+    name: str
     parameters: str
+    backend: Backend
     fingerprint: str
+
+
+@dataclasses.dataclass(frozen=True)
+class ClipMeasurement:
+    """A clip stage to run on a clip."""
+
+    stage: StageCall
     clip: ClipTask
 
 
-def measure_clip(task: ClipMeasurement, progress: Callable[[], None]) -> dict[str, Any]:
-    """The stage's struct for the clip.
+@dataclasses.dataclass(frozen=True)
+class ClipResult:
+    """A clip's struct of one stage, and its rows for side tables, without `clip_id`."""
+
+    struct: dict[str, Any]
+    side_rows: Mapping[str, Sequence[dict[str, Any]]]
+
+
+@dataclasses.dataclass(frozen=True)
+class ForModel:
+    """What a model has to see before there is a result."""
+
+    prepared: Any
+
+
+def measure_clip(task: ClipMeasurement, progress: Callable[[], None]) -> ClipResult | ForModel:
+    """The stage's result for the clip, or what its model needs for one. Runs in the killable child.
 
     Raises:
         MediaError: the clip cannot be decoded.
     """
     progress()
-    stage = _stage(task.stage, task.parameters)
-    record = stage.measure(task.clip)
-    return struct_of(stage.Record, record, "ok", None, stage.backend.name, task.fingerprint)
+    stage = _stage(task.stage)
+    fingerprint = task.stage.fingerprint
+    if not isinstance(stage, ModelStage):
+        return _result(stage, stage.measure(task.clip), fingerprint)
+    prepared = stage.prepare(task.clip)
+    if isinstance(prepared, NotApplicable):
+        return _result(stage, prepared, fingerprint)
+    if isinstance(prepared, Ready):
+        return _result(stage, prepared.record, fingerprint)
+    return ForModel(prepared)
+
+
+class LoadedStage:
+    """A model stage with its weights loaded, on the GPU where there is one.
+
+    Args:
+        call: which stage.
+
+    Raises:
+        UsageError: `missing_weights` or `bad_weights`.
+    """
+
+    def __init__(self, call: StageCall) -> None:
+        import torch  # noqa: PLC0415 - only processes that hold a model pay for it
+
+        stage = _stage(call)
+        assert isinstance(stage, ModelStage)
+        self._stage = stage
+        self._fingerprint = call.fingerprint
+        self._model = stage.load("cuda" if torch.cuda.is_available() else "cpu")
+
+    def infer(self, batch: Sequence[Any]) -> list[ClipResult | TwinreelError]:
+        """A result or an error per clip; a clip that breaks the batch costs only itself.
+
+        Args:
+            batch: what `measure_clip` handed on of each clip.
+        """
+        try:
+            found = self._stage.infer(self._model, batch)
+        except Exception as error:
+            if len(batch) == 1:
+                return [_failure(error)]
+            return [result for prepared in batch for result in self.infer([prepared])]
+        return [
+            record
+            if isinstance(record, TwinreelError)
+            else _result(self._stage, record, self._fingerprint)
+            for record in found
+        ]
+
+
+def _result(stage: ClipStage[Any], found: object, fingerprint: str) -> ClipResult:
+    record, side_rows = (
+        (found.record, found.side_rows) if isinstance(found, Findings) else (found, {})
+    )
+    struct = struct_of(stage.Record, record, "ok", None, stage.backend.name, fingerprint)
+    rows = {
+        table: [{**row, "fingerprint": fingerprint} for row in table_rows]
+        for table, table_rows in side_rows.items()
+    }
+    return ClipResult(struct, rows)
+
+
+def _failure(error: Exception) -> TwinreelError:
+    if isinstance(error, TwinreelError):
+        return error
+    return MediaError("model_failed", f"{type(error).__name__}: {str(error)[:300]}")
 
 
 @functools.lru_cache(maxsize=16)
-def _stage(name: str, parameters: str) -> ClipStage[StageParameters]:
-    """The stage, built once a process: some load weights."""
-    return build_clip_stage(name, json.loads(parameters))
+def _stage(call: StageCall) -> ClipStage[StageParameters]:
+    """The stage, built once a process."""
+    return build_clip_stage(call.name, json.loads(call.parameters), call.backend)

@@ -102,7 +102,15 @@ class Observer(abc.ABC):
 
 
 class Stage(abc.ABC, Generic[P]):
-    """A stage with its parameters; resolved once a job."""
+    """A stage with its parameters; its backend is resolved once a job.
+
+    Args:
+        parameters: the stage's settings.
+        backend: what the job has resolved; resolved here if not given.
+
+    Raises:
+        UsageError: as `resolve_backend`.
+    """
 
     name: ClassVar[str]
     version: ClassVar[int]
@@ -113,9 +121,9 @@ class Stage(abc.ABC, Generic[P]):
     Record: ClassVar[type]
     """Dataclass of the struct's own fields, units in their names."""
 
-    def __init__(self, parameters: P) -> None:
+    def __init__(self, parameters: P, backend: Backend | None = None) -> None:
         self.parameters = parameters
-        self.backend = self.resolve_backend()
+        self.backend = backend or self.resolve_backend()
 
     @abc.abstractmethod
     def resolve_backend(self) -> Backend:
@@ -226,6 +234,11 @@ class ModelStage(ClipStage[P], Generic[P, Prepared, Model]):
 
     prepared_mb: ClassVar[float]
     """Megabytes that `prepare` hands on for one clip, at most."""
+
+    @property
+    def needs_model(self) -> bool:
+        """Whether the backend has a model at all; without one `prepare` is always `Ready`."""
+        return bool(self.weights(self.backend.name))
 
     @abc.abstractmethod
     def prepare(self, clip: ClipTask) -> Prepared | NotApplicable | Ready:

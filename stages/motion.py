@@ -2,26 +2,24 @@
 or are missing.
 
 Dense optical flow by DIS (Kroeger et al. 2016, arXiv:1603.03590) between two pictures a fraction of
-a second apart, a few times a second. Speeds are in pixels per second of a picture whose short side
-is 256 px, whatever the source's size. The camera's motion is an affine field fitted to the flow by
-reweighted least squares; what it leaves over is the subject's.
+a second apart, a few times a second, or by RAFT (see `stages.raft`) on the clip decoded again.
+Speeds are in pixels per second of a picture whose short side is 256 px, whatever the source's size.
+How a flow field is split into camera and subject is in `stages.flow`.
 """
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar, Literal
 
 import cv2
 import numpy as np
-import numpy.typing as npt
-import pydantic
 
 from manifests.errors import UsageError
 from stages.contract import (
     Backend,
     FloatArray,
+    ModelStage,
     NotApplicable,
     Observation,
     Observer,
@@ -29,76 +27,30 @@ from stages.contract import (
     SignalStage,
     StageParameters,
 )
+from stages.flow import (
+    LONGEST_PAIR_S,
+    MOTION_VERSION,
+    SPLIT_SHORT_SIDE_PX,
+    STATED_SHORT_SIDE_PX,
+    FlowSpeeds,
+    MotionParameters,
+    MotionRecord,
+    is_cut,
+    split_flow,
+)
 from stages.media.blocks import ByteImage, Picture, SourceFormat
+from stages.raft import RAFT_WEIGHTS, RaftStage, raft_backend
 from stages.series import VIDEO_BIN_RATE_HZ, BinGrid, observed_weights, weighted_mean
 
-STATED_SHORT_SIDE_PX = 256
-"""Speeds are given at this size."""
-_FLOW_SHORT_SIDE_PX = 144
-_GRID_STEP_PX = 8
-_FIT_ROUNDS = 6
-_LEAST_TRUST = 0.02
-_SLOPE_PRIOR = 0.002
-_LONGEST_PAIR_S = 1.0
-"""Pictures further apart than this are not compared: nothing says what was between them."""
 _DROPPED_FROM_INTERVALS = 1.7
 """An interval of at least this many typical ones lacks pictures; shorter ones are jitter."""
 
-FlowField = npt.NDArray[np.float32]
-
-
-class MotionParameters(StageParameters):
-    """How often motion is looked at, and what counts as standing still."""
-
-    pairs_hz: float = pydantic.Field(
-        default=2.0, gt=0, le=10, description="pairs of pictures per second"
-    )
-    pair_s: float = pydantic.Field(
-        default=0.1, gt=0, le=0.5, description="seconds between a pair's pictures, at least"
-    )
-    static_px_s: float = pydantic.Field(
-        default=2.0, ge=0, description="speed below which a picture counts as static"
-    )
-    unexplained_share: float = pydantic.Field(
-        default=0.38,
-        gt=0,
-        description="a pair is no motion but a cut if its warped difference exceeds this share of "
-        "what unrelated pictures differ by",
-    )
-    frozen_change: float = pydantic.Field(
-        default=0.15,
-        ge=0,
-        description="mean change of luma (0..255) of a repeated picture, at most",
-    )
-    frozen_cell_change: float = pydantic.Field(
-        default=1.0,
-        ge=0,
-        description="the same in any of 16 x 9 cells: a moving mouth is a small part",
-    )
-
-
-@dataclasses.dataclass(frozen=True)
-class MotionRecord:
-    """A clip's motion; speeds in px/s at a short side of 256 px, None where none could be measured.
-
-    `score_px_s` is the mean flow, `camera_px_s` the mean of the fitted affine field, `subject_px_s`
-    the mean of what is left over. Shares are 0..1: `static_share` of the time, `frozen_share` of
-    the pictures (they repeat the one before), `dropped_share` of the pictures that should be there.
-    """
-
-    score_px_s: float | None
-    camera_px_s: float | None
-    subject_px_s: float | None
-    static_share: float | None
-    frozen_share: float
-    dropped_share: float
-
 
 class MotionStage(SignalStage[MotionParameters]):
-    """Backend `dis` (`auto`), which needs no weights."""
+    """Backends `dis` (`auto`: it needs neither weights nor a GPU), `raft_large`, `raft_small`."""
 
     name: ClassVar[str] = "motion"
-    version: ClassVar[int] = 1
+    version: ClassVar[int] = MOTION_VERSION
     media: ClassVar[Literal["video", "audio"]] = "video"
     series: ClassVar[tuple[str, ...]] = (
         "pictures",
@@ -113,23 +65,37 @@ class MotionStage(SignalStage[MotionParameters]):
     Record: ClassVar[type] = MotionRecord
 
     def resolve_backend(self) -> Backend:
-        """The only backend.
+        """DIS unless RAFT is asked for.
 
         Raises:
-            UsageError: `unknown_backend`.
+            UsageError: `unknown_backend`, and for RAFT `missing_package` or `missing_weights`.
         """
-        if self.parameters.backend in ("auto", "dis"):
+        asked = self.parameters.backend
+        if asked in ("auto", "dis"):
             return Backend("dis")
+        if asked in RAFT_WEIGHTS:
+            return raft_backend(asked)
         raise UsageError(
             "unknown_backend",
-            f"There is no backend {self.parameters.backend!r}.",
+            f"There is no backend {asked!r}.",
             subject="stages.motion.backend",
-            remedy="Use auto or dis.",
+            remedy="Use auto, dis, raft_large or raft_small.",
         )
+
+    @classmethod
+    def weights(cls, backend: str) -> tuple[str, ...]:
+        """RAFT's set; none for DIS."""
+        return RaftStage.weights(backend)
 
     def observer(self, source: SourceFormat) -> Observer:
         """A fresh watch over one unit."""
-        return _MotionObserver(self.parameters)
+        return _MotionObserver(self.parameters, with_flow=self.backend.name == "dis")
+
+    def second_look(self) -> ModelStage[Any, Any, Any] | None:
+        """RAFT, where it is the backend: it measures the speeds."""
+        if self.backend.name not in RAFT_WEIGHTS:
+            return None
+        return RaftStage(self.parameters, self.backend)
 
     def summarise(
         self,
@@ -138,7 +104,7 @@ class MotionStage(SignalStage[MotionParameters]):
         end_s: float,
         side_rows: Mapping[str, Sequence[Mapping[str, Any]]],
     ) -> MotionRecord | NotApplicable:
-        """Means over the clip's pairs and pictures."""
+        """Means over the clip's pairs and pictures; no speeds where RAFT is to measure them."""
         series = {name: np.asarray(values) for name, values in signals.series.items()}
         spread = signals.weights(start_s, end_s)
         # A bin's sums count by the share of the bin that lies inside the clip.
@@ -162,19 +128,10 @@ class MotionStage(SignalStage[MotionParameters]):
         )
 
 
-@dataclasses.dataclass(frozen=True)
-class FlowSpeeds:
-    """Mean speeds of one flow field, in the field's own unit."""
-
-    score: float
-    camera: float
-    subject: float
-
-
 class _MotionObserver(Observer):
-    def __init__(self, parameters: MotionParameters) -> None:
+    def __init__(self, parameters: MotionParameters, *, with_flow: bool) -> None:
         self._parameters = parameters
-        self._flow = FlowMeter(parameters.unexplained_share)
+        self._flow = FlowMeter(parameters.unexplained_share) if with_flow else None
         self._half: ByteImage | None = None
         self._times_s: list[float] = []
         self._last_duration_s = 0.0
@@ -190,7 +147,8 @@ class _MotionObserver(Observer):
         self._repeated.append(before is not None and self._repeats(half, before))
         self._times_s.append(picture.time_s)
         self._last_duration_s = picture.duration_s
-        self._watch_pair(picture)
+        if self._flow is not None:
+            self._watch_pair(picture, self._flow)
 
     def finish(self, start_s: float, end_s: float) -> Observation:
         grid = BinGrid(start_s, end_s, VIDEO_BIN_RATE_HZ)
@@ -215,7 +173,7 @@ class _MotionObserver(Observer):
         cells = cv2.resize(difference, (16, 9), interpolation=cv2.INTER_AREA)
         return float(cells.max()) <= self._parameters.frozen_cell_change
 
-    def _watch_pair(self, picture: Picture) -> None:
+    def _watch_pair(self, picture: Picture, flow: FlowMeter) -> None:
         if self._first is not None:
             first_s, first = self._first
             apart_s = picture.time_s - first_s
@@ -223,16 +181,12 @@ class _MotionObserver(Observer):
             if apart_s < self._parameters.pair_s - 5e-4:
                 return
             self._first = None
-            if apart_s <= _LONGEST_PAIR_S:
-                speeds = self._flow.speeds(first, _flow_luma(picture.luma))
+            if apart_s <= LONGEST_PAIR_S:
+                speeds = flow.speeds(first, _flow_luma(picture.luma))
                 if speeds is not None:
                     scale = STATED_SHORT_SIDE_PX / (min(first.shape) * apart_s)
                     self._pair_times_s.append(first_s)
-                    self._speeds.append(
-                        FlowSpeeds(
-                            speeds.score * scale, speeds.camera * scale, speeds.subject * scale
-                        )
-                    )
+                    self._speeds.append(speeds.scaled(scale))
         if picture.time_s >= self._next_pair_s - 1e-6:
             self._first = (picture.time_s, _flow_luma(picture.luma))
             self._next_pair_s = picture.time_s + 1.0 / self._parameters.pairs_hz
@@ -264,7 +218,7 @@ def missing_times(times_s: FloatArray, last_duration_s: float) -> FloatArray:
 def _flow_luma(luma: ByteImage) -> ByteImage:
     """Luma with a short side of 144 px."""
     height, width = luma.shape
-    scale = _FLOW_SHORT_SIDE_PX / min(height, width)
+    scale = SPLIT_SHORT_SIDE_PX / min(height, width)
     size = (round(width * scale), round(height * scale))
     return np.asarray(cv2.resize(luma, size, interpolation=cv2.INTER_AREA), dtype=np.uint8)
 
@@ -285,80 +239,6 @@ class FlowMeter:
         """
         nothing = np.zeros((*first.shape, 2), np.float32)
         flow = np.asarray(self._flow.calc(first, second, nothing), dtype=np.float32)
-        if self._is_cut(first, second, flow):
+        if is_cut(first, second, flow, self._unexplained_share):
             return None
-        step = _GRID_STEP_PX
-        points = np.mgrid[step // 2 : first.shape[0] : step, step // 2 : first.shape[1] : step]
-        rows, columns = (axis.ravel() for axis in points)
-        moved = flow[rows, columns].astype(np.float64)
-        texture = _texture(first)[rows, columns]
-        # Origin in the middle and unit-sized coordinates keep the fit well conditioned.
-        scale = max(first.shape) / 2.0
-        x = (columns - first.shape[1] / 2.0) / scale
-        y = (rows - first.shape[0] / 2.0) / scale
-        camera = affine_field(x, y, moved, texture)
-        return FlowSpeeds(
-            score=float(np.hypot(flow[..., 0], flow[..., 1]).mean()),
-            camera=float(np.hypot(*camera.T).mean()),
-            subject=float(np.hypot(*(moved - camera).T).mean()),
-        )
-
-    def _is_cut(self, first: ByteImage, second: ByteImage, flow: FlowField) -> bool:
-        """Whether the second picture, moved back along the flow, still is another picture."""
-        height, width = first.shape
-        columns, rows = np.meshgrid(
-            np.arange(width, dtype=np.float32), np.arange(height, dtype=np.float32)
-        )
-        back = cv2.remap(
-            second,
-            columns + flow[..., 0],
-            rows + flow[..., 1],
-            cv2.INTER_LINEAR,
-            borderMode=cv2.BORDER_REPLICATE,
-        )
-        left = float(cv2.norm(first, back, cv2.NORM_L1)) / first.size
-        spread = (float(first.std()) + float(second.std())) / 2.0
-        # Two unrelated pictures of that spread differ by about 1.13 of it (2 / sqrt(pi)).
-        means_apart = abs(float(first.mean()) - float(second.mean()))
-        return left > self._unexplained_share * (1.13 * spread + means_apart) + 1.0
-
-
-def _texture(luma: ByteImage) -> FloatArray:
-    """How well flow can be known at every pixel: local gradient energy, 0..1."""
-    across = cv2.Sobel(luma, cv2.CV_32F, 1, 0)
-    down = cv2.Sobel(luma, cv2.CV_32F, 0, 1)
-    energy = cv2.blur(across * across + down * down, (9, 9))
-    # Sobel gives 8 times the gradient: 2 luma steps a pixel are texture enough.
-    return np.asarray(energy / (energy + 256.0), dtype=np.float64)
-
-
-def affine_field(
-    x: FloatArray, y: FloatArray, moved: FloatArray, weights: FloatArray
-) -> FloatArray:
-    """The affine motion that most of a flow field follows, at the field's points.
-
-    Least squares, reweighted with Geman and McClure's function so that a moving subject does not
-    pull at the camera.
-
-    Args:
-        x: horizontal places [points].
-        y: vertical places [points].
-        moved: flow vectors [points, 2].
-        weights: how much to trust every point [points], 0..1.
-
-    Returns:
-        float64 [points, 2].
-    """
-    places = np.stack([np.ones_like(x), x, y], axis=1)
-    trust = floored = weights + _LEAST_TRUST
-    prior = _SLOPE_PRIOR * len(x)
-    field = np.zeros_like(moved)
-    for _ in range(_FIT_ROUNDS):
-        weighted = places * trust[:, None]
-        # The slopes are drawn to 0: they must not be extrapolated from one textured corner.
-        normal = weighted.T @ places + np.diag([0.0, prior, prior])
-        field = places @ np.linalg.solve(normal, weighted.T @ moved)
-        residual = np.hypot(*(moved - field).T)
-        spread = max(0.1, 1.5 * float(np.median(residual)))
-        trust = floored / (1.0 + (residual / spread) ** 2) ** 2
-    return field
+        return split_flow(first, flow)

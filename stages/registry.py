@@ -8,7 +8,8 @@ from typing import Any
 import pyarrow as pa
 
 from manifests.records import ClipRow, StageMark, arrow_schema, struct_type
-from stages.contract import ClipStage, SignalStage, Stage, StageParameters
+from stages.aesthetic import AestheticStage
+from stages.contract import Backend, ClipStage, SignalStage, Stage, StageParameters
 from stages.faces import FacesStage
 from stages.loudness import LoudnessStage
 from stages.motion import MotionStage
@@ -21,20 +22,41 @@ SIGNAL_STAGES: dict[str, type[SignalStage[Any]]] = {
     stage.name: stage
     for stage in (ShotsStage, PictureStage, MotionStage, FacesStage, LoudnessStage, SpeechStage)
 }
-CLIP_STAGES: dict[str, type[ClipStage[Any]]] = {stage.name: stage for stage in (SyncStage,)}
+CLIP_STAGES: dict[str, type[ClipStage[Any]]] = {
+    stage.name: stage for stage in (AestheticStage, SyncStage)
+}
+"""In the order in which clips are looked at: what costs least for what it rejects comes first."""
 STAGES: dict[str, type[Stage[Any]]] = {**SIGNAL_STAGES, **CLIP_STAGES}
 
 
-def build_signal_stage(name: str, parameters: Mapping[str, Any]) -> SignalStage[StageParameters]:
-    """The signal stage of that name with its parameters validated and its backend resolved."""
+def build_signal_stage(
+    name: str, parameters: Mapping[str, Any], backend: Backend | None = None
+) -> SignalStage[StageParameters]:
+    """The signal stage of that name with its parameters validated; see `build_clip_stage`."""
     stage = SIGNAL_STAGES[name]
-    return stage(stage.Parameters.model_validate(parameters))
+    return stage(stage.Parameters.model_validate(parameters), backend)
 
 
-def build_clip_stage(name: str, parameters: Mapping[str, Any]) -> ClipStage[StageParameters]:
-    """The clip stage of that name with its parameters validated and its backend resolved."""
+def build_clip_stage(
+    name: str, parameters: Mapping[str, Any], backend: Backend | None = None
+) -> ClipStage[StageParameters]:
+    """The clip stage of that name with its parameters validated.
+
+    Args:
+        name: the stage's; a signal stage's means its second look.
+        parameters: its settings.
+        backend: what the job has resolved it to; resolved here if not given.
+
+    Raises:
+        KeyError: there is none, nor a signal stage of that name with a second look.
+    """
+    if name in SIGNAL_STAGES:
+        second_look = build_signal_stage(name, parameters, backend).second_look()
+        if second_look is None:
+            raise KeyError(name)
+        return second_look
     stage = CLIP_STAGES[name]
-    return stage(stage.Parameters.model_validate(parameters))
+    return stage(stage.Parameters.model_validate(parameters), backend)
 
 
 def clips_schema() -> pa.Schema:

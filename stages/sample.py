@@ -35,7 +35,7 @@ from stages.media.encode import (
 )
 from stages.shard import TAR_BLOCK_BYTES
 
-PACK_VERSION = 1
+PACK_VERSION = 2
 """Raise whenever conforming or encoding changes a sample's bytes."""
 
 
@@ -60,6 +60,13 @@ class PackProfile(pydantic.BaseModel):
     preset: Literal[
         "ultrafast", "superfast", "veryfast", "faster", "fast", "medium", "slow", "slower"
     ] = pydantic.Field("veryfast", description="x264's preset")
+
+    pad: bool = pydantic.Field(
+        True, description="sound alone: fill up to the full length with silence"
+    )
+    repaired_by: str | None = pydantic.Field(
+        None, description="set by sync.repair: fingerprint of what measured the offsets"
+    )
 
     def fingerprint(self) -> str:
         """16 hex digits: what a sample's bytes depend on besides the clip."""
@@ -88,7 +95,8 @@ class SampleTask:
     """A clip to pack, and what is to be said about it.
 
     `measurements` (the stages' structs) and `provenance` go into the sample's JSON as they are;
-    they must not hold times or hosts of this run.
+    they must not hold times or hosts of this run. `audio_shift_s` is how much later the sound is
+    put than the source has it.
     """
 
     clip_id: str
@@ -101,6 +109,7 @@ class SampleTask:
     caption: str | None
     measurements: Mapping[str, Any]
     provenance: Mapping[str, Any]
+    audio_shift_s: float = 0.0
 
 
 @dataclasses.dataclass(frozen=True)
@@ -157,7 +166,7 @@ def write_sample(
     height: int | None = None
     if has_video:
         width, height = conformed_size(task.source, task.margins_px, profile.area_px)
-    samples = audio_length(profile.frames, profile.fps, profile.audio_rate_hz)
+    samples = _sound_samples(task, profile, alone=not has_video)
     unfinished = destination.with_name(f"{destination.name}.part")
     try:
         with unfinished.open("wb") as file:
@@ -169,7 +178,7 @@ def write_sample(
                 sound = conformed_audio(
                     task.uri,
                     task.source,
-                    task.start_s,
+                    task.start_s - task.audio_shift_s,
                     task.end_s if not has_video else math.inf,
                     samples=samples,
                     rate_hz=profile.audio_rate_hz,
@@ -195,6 +204,14 @@ def write_sample(
         audio_rate_hz=profile.audio_rate_hz if has_audio else None,
         audio_samples=samples if has_audio else None,
     )
+
+
+def _sound_samples(task: SampleTask, profile: PackProfile, *, alone: bool) -> int:
+    """The full length; of sound alone that is not to be padded, the clip's own."""
+    full = audio_length(profile.frames, profile.fps, profile.audio_rate_hz)
+    if not alone or profile.pad:
+        return full
+    return min(full, round((task.end_s - task.start_s) * profile.audio_rate_hz))
 
 
 def _check_length(task: SampleTask, profile: PackProfile) -> None:
@@ -278,6 +295,7 @@ def _json_member(
             "start_s": task.start_s,
             "end_s": task.end_s,
             "margins_px": dataclasses.asdict(task.margins_px),
+            "audio_shift_s": task.audio_shift_s,
             "profile": profile.profile_id,
         },
     }

@@ -15,10 +15,11 @@ import pydantic
 
 from manifests.fingerprint import fingerprint
 from manifests.records import ClipRow, StageMark, to_mapping
-from stages.contract import NotApplicable, SignalStage, StageParameters
+from stages.contract import NotApplicable, Signals, SignalStage, StageParameters
+from stages.silences import cut_at_silences
 from stages.unit import signals_from_row
 
-SEGMENT_VERSION = 1
+SEGMENT_VERSION = 2
 _MICROSECONDS = 6
 
 
@@ -33,6 +34,11 @@ class ClipSettings(pydantic.BaseModel):
         None, ge=2, description="shortest window worth keeping; the full length if not given"
     )
     multi_shot: bool = pydantic.Field(False, description="let windows run across cuts")
+    cut: Literal["windows", "silences"] = pydantic.Field(
+        "windows",
+        description="windows of one length, or stretches of at most that length that end where it"
+        " is quiet",
+    )
 
     @pydantic.model_validator(mode="after")
     def _min_is_not_more(self) -> ClipSettings:
@@ -68,6 +74,7 @@ def cut_unit(
     shots: Sequence[Shot],
     settings: ClipSettings,
     segmentation: str,
+    sound: Signals | None = None,
 ) -> list[ClipRow]:
     """The clips of one decoded unit, in order, without gaps.
 
@@ -77,15 +84,21 @@ def cut_unit(
         shots: its shots in order; empty for a source without pictures.
         settings: how to cut.
         segmentation: fingerprint of how it is cut.
+        sound: the unit's signals of the stage `loudness`, to cut at silences.
     """
     start_s, end_s = unit["decoded_start_s"], unit["decoded_end_s"]
-    if settings.multi_shot or not shots:
+    if settings.multi_shot or settings.cut == "silences" or not shots:
         stretches = [(start_s, end_s)]
     else:
         stretches = [(max(shot.start_s, start_s), min(shot.end_s, end_s)) for shot in shots]
     clips = []
     for stretch_start_s, stretch_end_s in stretches:
-        for clip_start_s, clip_end_s in _windows(stretch_start_s, stretch_end_s, settings):
+        if settings.cut == "silences":
+            edges = cut_at_silences(stretch_start_s, stretch_end_s, settings.window_s, sound)
+            spans = _spans(edges)
+        else:
+            spans = _windows(stretch_start_s, stretch_end_s, settings)
+        for clip_start_s, clip_end_s in spans:
             inside = [s.index for s in shots if s.start_s < clip_end_s and s.end_s > clip_start_s]
             clips.append(
                 ClipRow(
@@ -140,6 +153,20 @@ def summarise_clip(
     return row
 
 
+def first_look(
+    stage: SignalStage[StageParameters],
+    start_s: float,
+    end_s: float,
+    signals_rows: Mapping[str, Mapping[str, Any]],
+    side_rows: Mapping[str, Sequence[Mapping[str, Any]]],
+) -> object:
+    """What a stage's signals alone say of a span, for its second look; None where they failed."""
+    measured = signals_rows.get(stage.name)
+    if measured is None or measured["status"] != "ok":
+        return None
+    return stage.summarise(signals_from_row(measured), start_s, end_s, side_rows)
+
+
 def struct_of(
     record_type: type,
     record: object,
@@ -177,6 +204,11 @@ def _windows(start_s: float, end_s: float, settings: ClipSettings) -> list[tuple
         edges[-1] = end_s
     else:
         edges.append(end_s)
+    return _spans(edges)
+
+
+def _spans(edges: Sequence[float]) -> list[tuple[float, float]]:
+    """The spans between edges, to the microsecond; empty ones are left out."""
     # Adding zero turns a rounded -0.0 into 0.0: the same time must be the same text.
     rounded = [round(edge, _MICROSECONDS) + 0.0 for edge in edges]
     return [(a, b) for a, b in itertools.pairwise(rounded) if b > a]

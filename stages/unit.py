@@ -108,6 +108,13 @@ def measure_unit(task: UnitTask, progress: Callable[[], None]) -> UnitResult:
         for name, parameters in task.stages.items()
         if _applies(SIGNAL_STAGES[name], task.source)
     ]
+    if task.source.audio_index is None and task.source.video_index is None:
+        raise MediaError(
+            "no_audio",
+            "It holds no sound, and only sound is looked at.",
+            subject=task.uri,
+            remedy="Leave it out, or set decode.media=all.",
+        )
     seeing = [watcher for watcher in watchers if watcher.stage.media == "video"]
     hearing = [watcher for watcher in watchers if watcher.stage.media == "audio"]
 

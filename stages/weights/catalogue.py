@@ -1,17 +1,28 @@
 """Every set of learned weights that a stage can load: what it is for, how large, whose, whence.
 
 The names are those of `twinreel weights`. Sizes are of the files to download. A hash is given where
-its publisher gives it or where the bytes were at hand; where only the first digits are published
-(torchvision puts eight into the file's name) those are checked. A set without a hash is accepted
-as it comes from its source, and what came is written down beside it.
+it has been published or where the bytes were at hand; where only the first digits are published
+(torchvision puts eight into the file's name) those are checked. What comes without a whole hash is
+written down beside the file, and checked against that from then on.
 """
 
 from __future__ import annotations
 
 import dataclasses
+import hashlib
+from pathlib import PurePosixPath
 from typing import Literal
 
 Commercial = Literal["yes", "no", "unclear"]
+
+SHA256_DIGITS = 64
+_FORMATS = {
+    ".safetensors": "safetensors",
+    ".onnx": "onnx",
+    ".bin": "ctranslate2",
+    ".json": "json",
+}
+_PICKLE = "pickle, read with weights_only"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -29,6 +40,16 @@ class WeightFile:
     sha256: str = ""
     revision: str | None = None
 
+    @property
+    def is_pinned(self) -> bool:
+        """Whether the whole hash is known, so that the size is too."""
+        return len(self.sha256) == SHA256_DIGITS
+
+    @property
+    def format(self) -> str:
+        """How the file is read; by its suffix."""
+        return _FORMATS.get(PurePosixPath(self.name).suffix, _PICKLE)
+
 
 @dataclasses.dataclass(frozen=True)
 class WeightSet:
@@ -36,7 +57,7 @@ class WeightSet:
 
     One file lies directly in a weights folder; several lie in a folder of the set's name.
     `used_by` is a stage's backend as `stage:backend`. `commercial` says whether the licence of the
-    weights (not of the code) allows commercial use.
+    weights (not of the code) allows commercial use; `caution` what a lawyer should read first.
     """
 
     name: str
@@ -45,6 +66,7 @@ class WeightSet:
     licence: str
     commercial: Commercial
     files: tuple[WeightFile, ...]
+    caution: str = ""
 
     @property
     def is_folder(self) -> bool:
@@ -56,10 +78,48 @@ class WeightSet:
         """Of all files."""
         return sum(file.size_bytes for file in self.files)
 
+    @property
+    def format(self) -> str:
+        """How the largest file is read."""
+        return max(self.files, key=lambda file: file.size_bytes).format
+
+    @property
+    def sha256(self) -> str:
+        """What `stages.weights.find.sha256_of_set` gives; as much of it as is published."""
+        if not self.is_folder:
+            return self.files[0].sha256
+        if not all(file.is_pinned for file in self.files):
+            return ""
+        return hashlib.sha256("".join(file.sha256 for file in self.files).encode()).hexdigest()
+
+    def path(self, file: WeightFile) -> str:
+        """A file's path in a weights folder or a mirror."""
+        return f"{self.name}/{file.name}" if self.is_folder else file.name
+
 
 _TORCHVISION = "https://download.pytorch.org/models"
+_RESEARCH_DATA = "trained on {}, whose terms are for research; torchvision leaves it to the user"
+_AESTHETIC = (
+    "https://raw.githubusercontent.com/christophschuhmann/improved-aesthetic-predictor/"
+    "6934dd81792f086e613a121dbce43082cb8be85e"
+)
+# Sizes and hashes at these revisions of the hub are those that several public projects,
+# independent of each other, pin for them; the large files' are also what the hub itself says.
+_CLIP = "hf://timm/vit_large_patch14_clip_224.openai"
+_CLIP_REVISION = "18d0535469bb561bf468d76c1d73aa35156c922b"
 _WHISPER = "hf://Systran/faster-whisper-large-v3"
+_WHISPER_REVISION = "edaa852ec7e145841d8ffdb056a99866b5f0a478"
 _AST = "hf://MIT/ast-finetuned-audioset-10-10-0.4593"
+_AST_REVISION = "f826b80d28226b62986cc218e5cec390b1096902"
+
+
+def _whisper(name: str, size_bytes: int, sha256: str) -> WeightFile:
+    return WeightFile(name, f"{_WHISPER}/{name}", size_bytes, sha256, _WHISPER_REVISION)
+
+
+def _ast(name: str, size_bytes: int, sha256: str) -> WeightFile:
+    return WeightFile(name, f"{_AST}/{name}", size_bytes, sha256, _AST_REVISION)
+
 
 CATALOGUE: dict[str, WeightSet] = {
     weights.name: weights
@@ -71,6 +131,7 @@ CATALOGUE: dict[str, WeightSet] = {
             "Apache-2.0",
             "yes",
             (
+                # The publisher gives no hash: this is of the file as it was fetched.
                 WeightFile(
                     "yunet_n_640_640.onnx",
                     "https://raw.githubusercontent.com/ShiqiYu/libfacedetection.train/master/onnx/"
@@ -84,33 +145,35 @@ CATALOGUE: dict[str, WeightSet] = {
             "raft-large",
             "motion: optical flow as the Ovi paper has it",
             ("motion:raft_large",),
-            "BSD-3-Clause (trained on FlyingChairs, FlyingThings3D, Sintel, KITTI and HD1K, whose"
-            " terms are for research)",
+            "BSD-3-Clause",
             "unclear",
             (
+                # Eight digits in the name; size from torchvision's `_file_size` of 20.129 MiB.
                 WeightFile(
                     "raft_large_C_T_SKHT_V2-ff5fadd5.pth",
                     f"{_TORCHVISION}/raft_large_C_T_SKHT_V2-ff5fadd5.pth",
-                    21_100_000,
+                    21_107_000,
                     "ff5fadd5",
                 ),
             ),
+            _RESEARCH_DATA.format("FlyingChairs, FlyingThings3D, Sintel, KITTI and HD1K"),
         ),
         WeightSet(
             "raft-small",
             "motion: optical flow, five times cheaper",
             ("motion:raft_small",),
-            "BSD-3-Clause (trained on FlyingChairs and FlyingThings3D, whose terms are for"
-            " research)",
+            "BSD-3-Clause",
             "unclear",
             (
+                # Eight digits in the name; size from torchvision's `_file_size` of 3.821 MiB.
                 WeightFile(
                     "raft_small_C_T_V2-01064c6d.pth",
                     f"{_TORCHVISION}/raft_small_C_T_V2-01064c6d.pth",
-                    4_000_000,
+                    4_007_000,
                     "01064c6d",
                 ),
             ),
+            _RESEARCH_DATA.format("FlyingChairs and FlyingThings3D"),
         ),
         WeightSet(
             "clip-vit-l-14",
@@ -121,10 +184,13 @@ CATALOGUE: dict[str, WeightSet] = {
             (
                 WeightFile(
                     "open_clip_vit_l_14_openai.safetensors",
-                    "hf://timm/vit_large_patch14_clip_224.openai/open_clip_model.safetensors",
-                    1_710_000_000,
+                    f"{_CLIP}/open_clip_model.safetensors",
+                    1_710_517_724,
+                    "9ce2e8a8ebfff3793d7d375ad6d3c35cb9aebf3de7ace0fc7308accab7cd207e",
+                    _CLIP_REVISION,
                 ),
             ),
+            "OpenAI's model card counts deployed use as out of scope",
         ),
         WeightSet(
             "aesthetic-mlp",
@@ -133,28 +199,34 @@ CATALOGUE: dict[str, WeightSet] = {
             "Apache-2.0",
             "yes",
             (
+                # Of the file as it was fetched; several public projects pin the same.
                 WeightFile(
                     "sac+logos+ava1-l14-linearMSE.pth",
-                    "https://raw.githubusercontent.com/christophschuhmann/"
-                    "improved-aesthetic-predictor/main/sac%2Blogos%2Bava1-l14-linearMSE.pth",
+                    f"{_AESTHETIC}/sac%2Blogos%2Bava1-l14-linearMSE.pth",
                     3_714_759,
                     "21dd590f3ccdc646f0d53120778b296013b096a035a2718c9cb0d511bff0f1e0",
                 ),
             ),
+            "trained on ratings of photographs that belong to others (AVA)",
         ),
         WeightSet(
             "syncnet",
             "sync: offset and confidence as in the Ovi paper",
             ("sync:syncnet",),
-            "MIT (code and model of joonson/syncnet_python; trained on BBC television)",
+            "MIT",
             "unclear",
             (
+                # The publisher gives no hash; public projects that fetched it here or from copies
+                # on the hub (ByteDance/LatentSync) all pin this one.
                 WeightFile(
                     "syncnet_v2.model",
                     "https://www.robots.ox.ac.uk/~vgg/software/lipsync/data/syncnet_v2.model",
-                    54_600_000,
+                    54_573_114,
+                    "961e8696f888fce4f3f3a6c3d5b3267cf5b343100b238e79b2659bff2c605442",
                 ),
             ),
+            "the licence is joonson/syncnet_python's, which does not name the model; trained on BBC"
+            " television",
         ),
         WeightSet(
             "whisper-large-v3",
@@ -162,14 +234,33 @@ CATALOGUE: dict[str, WeightSet] = {
             ("transcript:whisper_large_v3",),
             "MIT",
             "yes",
+            # All that faster_whisper.download_model takes from this repository.
             (
-                WeightFile("config.json", f"{_WHISPER}/config.json", 2_400),
-                WeightFile("model.bin", f"{_WHISPER}/model.bin", 3_090_000_000),
-                WeightFile(
-                    "preprocessor_config.json", f"{_WHISPER}/preprocessor_config.json", 340
+                _whisper(
+                    "config.json",
+                    2_394,
+                    "a9306624f5ec14270a014b647e5c316b6e03a662c369758d1b90697a7b0655b9",
                 ),
-                WeightFile("tokenizer.json", f"{_WHISPER}/tokenizer.json", 2_480_000),
-                WeightFile("vocabulary.json", f"{_WHISPER}/vocabulary.json", 1_070_000),
+                _whisper(
+                    "model.bin",
+                    3_087_284_237,
+                    "69f74147e3334731bc3a76048724833325d2ec74642fb52620eda87352e3d4f1",
+                ),
+                _whisper(
+                    "preprocessor_config.json",
+                    340,
+                    "7ccc62c6f2765af1f3b46c00c9b5894426835a05021c8b9c01eecb6dfb542711",
+                ),
+                _whisper(
+                    "tokenizer.json",
+                    2_480_617,
+                    "6d8cbd7cd0d8d5815e478dac67b85a26bbe77c1f5e0c6d76d1ce2abc0e5f21ca",
+                ),
+                _whisper(
+                    "vocabulary.json",
+                    1_068_114,
+                    "c69260f2ab26d659b7c398f9a2b2b48ed0df16c3b47d7326782fd9cba71690c1",
+                ),
             ),
         ),
         WeightSet(
@@ -179,9 +270,21 @@ CATALOGUE: dict[str, WeightSet] = {
             "BSD-3-Clause",
             "yes",
             (
-                WeightFile("config.json", f"{_AST}/config.json", 26_800),
-                WeightFile("model.safetensors", f"{_AST}/model.safetensors", 346_400_000),
-                WeightFile("preprocessor_config.json", f"{_AST}/preprocessor_config.json", 300),
+                _ast(
+                    "config.json",
+                    26_763,
+                    "a93d525511d77e8ecc933d09674b85099815bbbb417c228a4edd655e252fb9ff",
+                ),
+                _ast(
+                    "model.safetensors",
+                    346_404_948,
+                    "ae0c1e2ad4e1381d851fa9bf298ba13ebc9c5a914cdee2dbe427a6583869924d",
+                ),
+                _ast(
+                    "preprocessor_config.json",
+                    297,
+                    "8d04ba5a9c6fca5d39d0de2b1fd05ecf79deb589fbba279728bbebac39934231",
+                ),
             ),
         ),
     )

@@ -2,15 +2,31 @@
 
 from __future__ import annotations
 
-import pickle
+import struct
 from collections.abc import Mapping
 from pathlib import Path
+from pickle import UnpicklingError
 from typing import TYPE_CHECKING
 
 from manifests.errors import UsageError
 
 if TYPE_CHECKING:
     import torch
+
+_UNREADABLE = (
+    OSError,
+    RuntimeError,
+    ValueError,
+    EOFError,
+    UnpicklingError,
+    # A damaged pickle is a damaged program for torch's restricted reader.
+    LookupError,
+    TypeError,
+    AttributeError,
+    AssertionError,
+    OverflowError,
+    struct.error,
+)
 
 
 def load_state_dict(path: Path) -> Mapping[str, torch.Tensor]:
@@ -23,21 +39,20 @@ def load_state_dict(path: Path) -> Mapping[str, torch.Tensor]:
     """
     import torch  # noqa: PLC0415 - stages that need no model must not pay for torch
 
+    if path.suffix == ".safetensors":
+        return _load_safetensors(path)
     try:
-        if path.suffix == ".safetensors":
-            from safetensors.torch import load_file  # noqa: PLC0415
-
-            return load_file(path)
         loaded = torch.load(path, map_location="cpu", weights_only=True)
-    except (OSError, RuntimeError, ValueError, EOFError, pickle.UnpicklingError) as error:
-        raise _bad(path, f"It cannot be read ({_first_line(error)}).") from error
-    except Exception as error:
-        # safetensors raises an error type of its own, which is no subclass of the usual ones.
-        if type(error).__module__.startswith("safetensors"):
-            raise _bad(path, f"It cannot be read ({_first_line(error)}).") from error
-        raise
+    except _UNREADABLE as error:
+        raise _unreadable(path, error) from error
     if not isinstance(loaded, Mapping):
         raise _bad(path, f"It holds a {type(loaded).__name__}, not a state dict.")
+    other = next(
+        (key for key, value in loaded.items() if not isinstance(value, torch.Tensor)), None
+    )
+    if other is not None:
+        kind = type(loaded[other]).__name__
+        raise _bad(path, f"It is no state dict: its '{other}' is a {kind}, not a tensor.")
     return loaded
 
 
@@ -54,6 +69,20 @@ def load_into(
     except RuntimeError as error:
         raise _bad(path, f"It does not fit the model ({_first_line(error, 2)}).") from error
     return module.eval().requires_grad_(False)
+
+
+def _load_safetensors(path: Path) -> Mapping[str, torch.Tensor]:
+    from safetensors import SafetensorError  # noqa: PLC0415 - comes with the extra `models`
+    from safetensors.torch import load_file  # noqa: PLC0415
+
+    try:
+        return load_file(path)
+    except (SafetensorError, *_UNREADABLE) as error:
+        raise _unreadable(path, error) from error
+
+
+def _unreadable(path: Path, error: Exception) -> UsageError:
+    return _bad(path, f"It cannot be read ({_first_line(error)}).")
 
 
 def _bad(path: Path, message: str) -> UsageError:

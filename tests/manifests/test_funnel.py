@@ -20,7 +20,7 @@ def made_up_out(folder: Path) -> Store:
     store = open_out(folder)
     sample = SampleRow(
         "x", "profile", [SampleMember("target", "kept")], "0.tar", 0, 900, "", 8, 8, 120, 24.0,
-        16000, 80000, "ok", None, "pack",
+        16000, 80000, 0.0, "ok", None, "pack",
     )  # fmt: skip
     store.commit(
         {

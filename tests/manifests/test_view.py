@@ -19,9 +19,15 @@ from tests.manifests.made_up import (
 
 VIEWS = (
     "sources", "units", "shots", "face_tracks", "speech_segments", "signals", "clips",
-    "decisions", "captions", "samples", "dataset",
+    "words", "mix", "decisions", "captions", "samples", "dataset",
 )  # fmt: skip
 BOTH = "SELECT clip_id, motion.static_share, sync.confidence FROM dataset ORDER BY clip_id"
+
+
+def caption_row(clip_id: str, text: str, fingerprint: str) -> CaptionRow:
+    return CaptionRow(
+        clip_id, "ovi", text, None, None, "m", None, None, None, None, None, "ok", None, fingerprint
+    )
 
 
 def test_empty_tables_give_views_with_their_columns(tmp_path: Path) -> None:
@@ -69,7 +75,7 @@ def test_dataset_joins_source_decision_caption_and_sample(tmp_path: Path) -> Non
     store = open_out(tmp_path)
     sample = SampleRow(
         "x", "profile", [SampleMember("target", "a"), SampleMember("reference", "b")], "0.tar",
-        0, 9, "", 8, 8, 121, 24.0, 16000, 80000, "ok", None, "pack",
+        0, 9, "", 8, 8, 121, 24.0, 16000, 80000, 0.0, "ok", None, "pack",
     )  # fmt: skip
     store.commit(
         {
@@ -80,8 +86,8 @@ def test_dataset_joins_source_decision_caption_and_sample(tmp_path: Path) -> Non
                 DecisionRow("b", "policy-b", "keep", [], []),
             ],
             "captions": [
-                CaptionRow("a", "ovi", "Hello.", None, None, "m", "ok", None, "caption-1"),
-                CaptionRow("b", "ovi", "Old.", None, None, "m", "ok", None, "caption-0"),
+                caption_row("a", "Hello.", "caption-1"),
+                caption_row("b", "Old.", "caption-0"),
             ],
             "samples": [sample],
         }

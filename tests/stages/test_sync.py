@@ -16,17 +16,10 @@ from stages.contract import ClipTask, FloatArray, NotApplicable
 from stages.media.blocks import AudioBlock, SourceFormat
 from stages.media.decode import luma_plane, pictures, upright
 from stages.media.probe import probe
-from stages.sync import (
-    MAX_OFFSET_FRAMES,
-    SyncParameters,
-    SyncRecord,
-    SyncStage,
-    align,
-    mouth_measures,
-    speech_envelope,
-)
+from stages.sync import SyncParameters, SyncRecord, SyncStage
+from stages.sync_embedded import MAX_OFFSET_FRAMES, align, mouth_measures, speech_envelope
 
-STAGE = SyncStage(SyncParameters())
+STAGE = SyncStage(SyncParameters(backend="embedded"))
 GATE = 3.0
 SMALL = Shape(width=640, height=360, fps=25, duration_s=5.6)
 
@@ -234,7 +227,7 @@ def test_where_nothing_can_be_said(tmp_path: Path) -> None:
 
 
 def test_the_precondition_names_its_threshold() -> None:
-    stage = SyncStage(SyncParameters(min_speech_ratio=0.25))
+    stage = SyncStage(SyncParameters(min_speech_ratio=0.25, backend="embedded"))
     assert stage.precondition == "speech.speech_ratio > 0.25 AND faces.kind <> 'none'"
     with pytest.raises(UsageError):
         SyncStage(SyncParameters(backend="lipnet"))

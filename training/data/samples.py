@@ -108,7 +108,7 @@ def verify_samples(out: str, connection: duckdb.DuckDBPyConnection) -> Verificat
             continue
         found = _count_frames(members)
         frames += found
-        if found != sample.frames:
+        if found != (sample.frames or 0):
             bad.append(f"{sample.shard}: {sample.sample_id} has {found} frames")
         for audio in (members.get("flac"), members.get("wav")):
             if audio is not None:
@@ -126,6 +126,8 @@ def verify_samples(out: str, connection: duckdb.DuckDBPyConnection) -> Verificat
 def _count_frames(members: dict[str, Any]) -> int:
     if "video.npy" in members:
         return int(np.load(io.BytesIO(members["video.npy"]), mmap_mode=None).shape[0])
+    if "mp4" not in members:
+        return 0
     with av.open(io.BytesIO(members["mp4"]), "r") as container:
         return sum(1 for _ in _frames(container))
 

@@ -1,0 +1,203 @@
+"""Reading what a model answered: a caption in the form, or one sentence on what is wrong with it.
+
+A caption tells what is to be seen in its order, with speech where it happens between `<S>` and
+`<E>`, and ends with one description of what is to be heard (Ovi, section 3.2): between `<AUDCAP>`
+and `<ENDAUDCAP>` (form `ovi`), or after `Audio:` (form `ovi-960`, of the later models). The form
+`ovi-audio` (section 3.3) has no pictures: nothing but quotations and the description.
+
+Only this is forgiven: blanks around the answer and inside tags, and line breaks, which become
+blanks. Everything else a model trained on the caption would learn.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import re
+from collections.abc import Sequence
+from typing import Literal
+
+CaptionForm = Literal["ovi", "ovi-960", "ovi-audio"]
+"""Tags at the end, `Audio: ...` at the end, or sound alone."""
+
+SPEECH_TAGS = ("<S>", "<E>")
+AUDIO_TAGS = ("<AUDCAP>", "<ENDAUDCAP>")
+AUDIO_WORD = "Audio:"
+
+_TAG = re.compile(r"<[^<>]*>")
+_SENTENCE_END = re.compile(r"[.!?…。！？][\"'”’)\]]*$")
+_REFUSAL = re.compile(
+    r"(?i)^\W*(i['’]?m (very )?sorry|sorry|i apologi[sz]e|as an ai|i['’]?m (unable|not able)"
+    r"|i (cannot|can['’]?t|can not|am unable|won['’]?t))\b"
+)
+_PREAMBLE = re.compile(
+    r"(?i)^\W*(sure|certainly|of course|okay|here(['’]s| is| are)|caption\s*:|answer\s*:)"
+)
+_MARKDOWN = re.compile(r"```|\*\*|^#{1,6} ", re.MULTILINE)
+
+
+@dataclasses.dataclass(frozen=True)
+class Answer:
+    """A caption as training uses it, with its parts.
+
+    `speech` is what stands between `<S>` and `<E>`, in order; `audio` the audio description alone.
+    """
+
+    text: str
+    speech: tuple[str, ...]
+    audio: str | None
+
+
+class AnswerComplaint(Exception):  # noqa: N818 - not an error of this program
+    """An answer that is not a caption in the form.
+
+    Args:
+        code: `caption_malformed`, `caption_refused`, `caption_truncated` or `caption_empty`.
+        complaint: one sentence to say to the model when it is asked once more.
+        rule: the rule that is broken, a stable word.
+    """
+
+    def __init__(self, code: str, complaint: str, rule: str = "") -> None:
+        super().__init__(complaint)
+        self.code = code
+        self.complaint = complaint
+        self.rule = rule
+
+
+def parse_answer(
+    text: str, form: CaptionForm, *, has_speech: bool | None, has_sound: bool
+) -> Answer:
+    """The caption that an answer is.
+
+    Args:
+        text: what the model wrote.
+        form: what a caption looks like.
+        has_speech: whether somebody speaks in the clip; None if that is not known.
+        has_sound: whether anything is to be heard in it.
+
+    Raises:
+        AnswerComplaint: it is none.
+    """
+    _check_manner(text)
+    plain = " ".join(text.split())
+    told, audio = _split_960(plain) if form == "ovi-960" else _split_tagged(plain)
+    quotations = _quotations(told)
+    speech = tuple(told[start:end].strip() for start, end in quotations)
+    _check_speech(speech, has_speech if has_sound else False)
+    _check_told(told, quotations, form)
+    quoted = re.sub(r"<S>\s*(.*?)\s*<E>", r"<S>\1<E>", told).strip()
+    description = f"{AUDIO_WORD} {audio}" if form == "ovi-960" else audio.join(AUDIO_TAGS)
+    return Answer(f"{quoted} {description}".strip(), speech, audio)
+
+
+def _check_manner(text: str) -> None:
+    """It is a caption at all: neither a refusal, nor talk about a caption."""
+    if not text.strip():
+        raise AnswerComplaint("caption_empty", "The answer is empty.", "empty")
+    if _REFUSAL.match(text) and not _TAG.search(text):
+        raise AnswerComplaint(
+            "caption_refused",
+            "Describe what is to be seen and heard; nothing else is asked for.",
+            "refused",
+        )
+    if _MARKDOWN.search(text):
+        raise _malformed("markdown", "Write plain text without Markdown.")
+    if _PREAMBLE.match(text):
+        raise _malformed("preamble", "Begin with the caption itself, without any words before it.")
+
+
+def _split_tagged(text: str) -> tuple[str, str]:
+    """What comes before the audio description, and the description: forms with tags."""
+    tags = _TAG.findall(text)
+    _check_tags(text, tags, (*SPEECH_TAGS, *AUDIO_TAGS))
+    opening, closing = AUDIO_TAGS
+    if tags.count(opening) != 1 or tags.count(closing) != 1:
+        raise _malformed(
+            "audio_count", f"Write exactly one audio description between {opening} and {closing}."
+        )
+    told, _, rest = text.partition(opening)
+    audio, found, after = rest.partition(closing)
+    if not found:
+        raise _malformed("audio_order", f"{opening} has to come before {closing}.")
+    if after.strip():
+        raise _malformed("audio_last", f"Nothing may follow {closing}: it ends the caption.")
+    if _TAG.search(audio):
+        raise _malformed("audio_tags", "The audio description must not hold speech tags.")
+    return told, _described(audio)
+
+
+def _split_960(text: str) -> tuple[str, str]:
+    """The same of the form that ends with `Audio: ...`."""
+    _check_tags(text, _TAG.findall(text), SPEECH_TAGS)
+    if text.count(AUDIO_WORD) != 1:
+        raise _malformed(
+            "audio_count", f"Write exactly one audio description, after the word {AUDIO_WORD}"
+        )
+    told, _, audio = text.partition(AUDIO_WORD)
+    if _TAG.search(audio):
+        raise _malformed("audio_tags", "The audio description must not hold speech tags.")
+    described = _described(audio)
+    if not _SENTENCE_END.search(described):
+        raise _malformed("unfinished", "The caption breaks off: end it with a whole sentence.")
+    return told, described
+
+
+def _described(audio: str) -> str:
+    if not audio.strip(" .,;"):
+        raise _malformed("audio_empty", "The audio description is empty.")
+    return audio.strip()
+
+
+def _check_tags(text: str, tags: Sequence[str], known: Sequence[str]) -> None:
+    for tag in tags:
+        if tag not in known:
+            raise _malformed("unknown_tag", f"There is no tag {tag}; use {', '.join(known)} only.")
+    if re.search(r"[<>]", _TAG.sub("", text)):
+        raise _malformed("stray_bracket", "A tag is broken: a < or > belongs to none.")
+
+
+def _quotations(told: str) -> list[tuple[int, int]]:
+    """Where the quotations lie: start and end of every text between speech tags."""
+    spans: list[tuple[int, int]] = []
+    opened: int | None = None
+    for tag in _TAG.finditer(told):
+        opens = tag.group() == SPEECH_TAGS[0]
+        if opens == (opened is not None):
+            raise _malformed(
+                "speech_balance", "Every <S> needs its <E> after it, and quotations must not nest."
+            )
+        if opened is not None:
+            if not told[opened : tag.start()].strip():
+                raise _malformed("speech_empty", "There is nothing between <S> and <E>.")
+            spans.append((opened, tag.start()))
+        opened = tag.end() if opens else None
+    if opened is not None:
+        raise _malformed("speech_balance", "An <S> has no <E> after it.")
+    return spans
+
+
+def _check_speech(speech: Sequence[str], has_speech: bool | None) -> None:
+    if has_speech is True and not speech:
+        raise _malformed("speech_missing", "Somebody speaks: quote it between <S> and <E>.")
+    if has_speech is False and speech:
+        raise _malformed("speech_invented", "Nobody speaks: there must be no <S> and <E>.")
+
+
+def _check_told(told: str, quotations: Sequence[tuple[int, int]], form: CaptionForm) -> None:
+    """What stands outside of quotations: the visual events, or nothing if there are no pictures."""
+    outside, last = [], 0
+    for start, end in quotations:
+        outside.append(told[last:start])
+        last = end
+    outside.append(told[last:])
+    seen = _TAG.sub("", "".join(outside)).strip(" .,;")
+    if form == "ovi-audio" and seen:
+        raise _malformed(
+            "outside_quotations",
+            "There are no pictures: write quotations and the audio description and nothing else.",
+        )
+    if form != "ovi-audio" and not seen:
+        raise _malformed("nothing_seen", "Tell what is to be seen before what is to be heard.")
+
+
+def _malformed(rule: str, complaint: str) -> AnswerComplaint:
+    return AnswerComplaint("caption_malformed", complaint, rule)

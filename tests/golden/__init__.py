@@ -1,0 +1,1 @@
+"""Any golden file against this implementation: `python -m tests.golden FILE...`."""
