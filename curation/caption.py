@@ -118,7 +118,8 @@ def _outcomes(
 ) -> Iterator[CaptionOutcome]:
     if settings.backend == "vllm":
         assert settings.vllm is not None
-        return vllm.caption_all(requests, settings.style, settings.vllm, prompts)
+        engine = settings.vllm.model_copy(update={"images": settings.stills})
+        return vllm.caption_all(requests, settings.style, engine, prompts)
     assert settings.endpoint is not None
     return caption_all(requests, settings.style, settings.endpoint, prompts)
 
@@ -195,6 +196,7 @@ def clip_facts(row: Mapping[str, Any], settings: CaptionSettings) -> ClipFacts:
         has_speech=has_speech,
         duration_s=row["end_s"] - row["start_s"],
         transcript=transcript,
+        stills=settings.stills,
     )
 
 

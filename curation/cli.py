@@ -117,7 +117,7 @@ def select(
     from curation.curate import run_select  # noqa: PLC0415
     from curation.job import read_job_file  # noqa: PLC0415
 
-    before, _ = read_job_file(out)
+    before = read_job_file(out).configuration
     base = before.model_dump(mode="json")
     if preset is not None:
         base["gates"] = load_configuration(preset, None, []).model_dump(mode="json")["gates"]

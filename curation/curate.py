@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import os
+import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
@@ -17,7 +18,7 @@ from curation.job import Job, open_store, read_job_file, write_job_file
 from curation.measure import measure, unit_tasks
 from curation.pack import pack, plan_samples
 from curation.report import write_job_report
-from curation.resolve import resolve
+from curation.resolve import Remembered, missing_parts, resolve
 from curation.select import check_gates, select
 from manifests.errors import UsageError
 from manifests.funnel import Funnel, funnel
@@ -71,7 +72,8 @@ def run_curation(
     listing = list_inputs(inputs, configuration.inputs.skip_suffixes)
     files = listing.files[:limit] if limit is not None else listing.files
     with _job(out, configuration, address) as job:
-        write_job_file(job.storage, configuration, [_absolute(text) for text in inputs])
+        _say_what_is_missing(job)
+        write_job_file(job, [_absolute(text) for text in inputs])
         if "measure" in chosen:
             measure(job, files)
         if "annotate" in chosen:
@@ -94,11 +96,11 @@ def run_select(out: str, configuration: JobConfiguration) -> Summary:
         UsageError: a gate is wrong, or no job has run on OUT.
         StorageError: OUT cannot be written, or another job has it.
     """
-    _, inputs = read_job_file(out)
-    with _job(out, configuration, None) as job:
+    before = read_job_file(out)
+    with _job(out, configuration, None, before.remembered) as job:
         annotate(job)
         select(job)
-        write_job_file(job.storage, configuration, inputs)
+        write_job_file(job, before.inputs)
         return _close(job, 0, render_previews=False)
 
 
@@ -158,8 +160,13 @@ def plan_curation(inputs: Sequence[str], out: str | None, configuration: JobConf
 
 
 @contextmanager
-def _job(out: str, configuration: JobConfiguration, address: str | None) -> Iterator[Job]:
-    resolved = resolve(configuration)
+def _job(
+    out: str,
+    configuration: JobConfiguration,
+    address: str | None,
+    remembered: Remembered | None = None,
+) -> Iterator[Job]:
+    resolved = resolve(configuration, remembered)
     storage, store = open_store(out)
     storage.check_writable()
     # A gate that is wrong must leave nothing behind, not even a lease.
@@ -167,6 +174,18 @@ def _job(out: str, configuration: JobConfiguration, address: str | None) -> Iter
     engine = Engine(configuration.engine, configuration.decode, address)
     with Lease(storage) as lease, engine:
         yield Job(out, configuration, resolved, storage, store, lease, engine)
+
+
+def _say_what_is_missing(job: Job) -> None:
+    """Before the first hour of work, and again at its end: what will not be measured."""
+    unavailable = job.resolved.unavailable
+    if not unavailable:
+        return
+    print(missing_parts(job.configuration, unavailable).message, file=sys.stderr)
+    job.notes.append(
+        f"Not measured, since weights or settings are missing: {', '.join(sorted(unavailable))}."
+        " `twinreel plan curate` says how to get them."
+    )
 
 
 def _close(job: Job, skipped: int, *, render_previews: bool) -> Summary:

@@ -23,9 +23,9 @@ def open_view(out: str) -> duckdb.DuckDBPyConnection:
     Raises:
         UsageError: `not_an_output`.
     """
-    configuration, _ = read_job_file(out)
+    job = read_job_file(out)
     _, store = open_store(out)
-    return connect(store, resolve(configuration).selection)
+    return connect(store, resolve(job.configuration, job.remembered).selection)
 
 
 def inspect_sql(out: str, sql: str) -> pa.Table:

@@ -13,13 +13,14 @@ import yaml
 
 from curation.config import JobConfiguration
 from curation.engine import Engine
-from curation.resolve import Resolved
+from curation.resolve import Remembered, Resolved, remember
 from manifests.errors import StorageError, TwinreelError, UsageError
 from manifests.lease import Lease
 from manifests.records import ErrorRecord
 from manifests.storage import Storage, open_storage
 from manifests.store import Store
 from manifests.view import connect
+from stages.contract import Backend
 from stages.registry import clips_schema
 from stages.unit import signals_schema
 
@@ -106,25 +107,50 @@ def open_store(out: str) -> tuple[Storage, Store]:
     return open_storage(out), Store(out, schemas=schemas)
 
 
-def write_job_file(
-    storage: Storage, configuration: JobConfiguration, inputs: Sequence[str]
-) -> None:
-    """Keep the job's configuration beside its results; nothing is written if nothing changed."""
-    content = {"inputs": list(inputs), "configuration": configuration.model_dump(mode="json")}
+def write_job_file(job: Job, inputs: Sequence[str]) -> None:
+    """Keep a job's configuration beside its results, and which backends it came to.
+
+    Nothing is written if nothing has changed.
+    """
+    storage = job.storage
+    remembered = remember(job.resolved)
+    content = {
+        "inputs": list(inputs),
+        "configuration": job.configuration.model_dump(mode="json"),
+        "resolved": {
+            "backends": {
+                name: dataclasses.asdict(backend) for name, backend in remembered.backends.items()
+            },
+            "caption": remembered.caption,
+        },
+    }
     text = yaml.safe_dump(content, sort_keys=True).encode()
     if not storage.exists(JOB_FILE) or storage.read(JOB_FILE) != text:
         storage.write(JOB_FILE, text)
 
 
-def read_job_file(out: str) -> tuple[JobConfiguration, list[str]]:
-    """The configuration and inputs of the last job on OUT.
+@dataclasses.dataclass(frozen=True)
+class JobFile:
+    """What a job leaves beside its results; `remembered` is None of earlier versions' jobs."""
+
+    configuration: JobConfiguration
+    inputs: list[str]
+    remembered: Remembered | None
+
+
+def read_job_file(out: str) -> JobFile:
+    """The last job on OUT.
 
     Raises:
         UsageError: `not_an_output`: no job has run there.
     """
     try:
         content = yaml.safe_load(open_storage(out, create=False).read(JOB_FILE))
-        return JobConfiguration.model_validate(content["configuration"]), content["inputs"]
+        return JobFile(
+            JobConfiguration.model_validate(content["configuration"]),
+            content["inputs"],
+            _remembered(content["resolved"]) if "resolved" in content else None,
+        )
     except (StorageError, yaml.YAMLError, KeyError, TypeError) as error:
         raise UsageError(
             "not_an_output",
@@ -132,3 +158,8 @@ def read_job_file(out: str) -> tuple[JobConfiguration, list[str]]:
             subject=out,
             remedy="Give the folder that was --out of `twinreel curate`.",
         ) from error
+
+
+def _remembered(resolved: Mapping[str, Any]) -> Remembered:
+    backends = {name: Backend(**backend) for name, backend in resolved["backends"].items()}
+    return Remembered(backends, resolved["caption"])

@@ -13,9 +13,11 @@ from manifests.fingerprint import fingerprint
 from manifests.mix import MIX_VERSION
 from manifests.view import Selection
 from stages.attributes import ATTRIBUTES_VERSION
-from stages.contract import ClipStage, SignalStage, Stage
+from stages.contract import Backend, ClipStage, SignalStage, Stage
 from stages.registry import STAGES
 from stages.sample import PackProfile
+from stages.weights.catalogue import CATALOGUE, WeightSet
+from stages.weights.find import WEIGHTS_VARIABLE, find_set, size_text
 
 CAPTION_VERSION = 1
 """Raise whenever requests or the reading of answers change."""
@@ -45,15 +47,32 @@ class Resolved:
     profile: PackProfile
 
 
-def resolve(configuration: JobConfiguration) -> Resolved:
+@dataclasses.dataclass(frozen=True)
+class Remembered:
+    """What an earlier resolution found on its machine: enough to see its results without weights.
+
+    `backends` holds the stages that were available; `caption` the fingerprint of the captions,
+    which depends on prompts that may lie on that machine alone.
+    """
+
+    backends: Mapping[str, Backend]
+    caption: str
+
+
+def resolve(configuration: JobConfiguration, remembered: Remembered | None = None) -> Resolved:
     """Resolve every enabled stage's backend, and all fingerprints.
+
+    Args:
+        configuration: the job's.
+        remembered: what the job found, to look at its results on a machine that may lack what it
+            loaded; nothing is looked for then.
 
     Raises:
         UsageError: a backend is unknown; `missing_parts` if weights or packages are missing and the
             configuration does not say to go on without.
     """
     unit = configuration.decode.unit_fingerprint()
-    stages, unavailable = _build(configuration)
+    stages, unavailable = _build(configuration, remembered)
     fingerprints = _fingerprints(stages, unit)
     fingerprints |= {
         name: fingerprint({"unavailable": name}) for name in unavailable if name in STAGES
@@ -81,7 +100,10 @@ def resolve(configuration: JobConfiguration) -> Resolved:
             stages=fingerprints,
             probe=fingerprint({"probe": PROBE_VERSION, **configuration.decode.media_key()}),
             units=unit,
-            caption=(configuration.caption.style, _captions(configuration, fingerprints)),
+            caption=(
+                configuration.caption.style,
+                remembered.caption if remembered else _captions(configuration, fingerprints),
+            ),
             mix=_mix(configuration, fingerprints),
             profile=profile.profile_id,
         ),
@@ -89,8 +111,18 @@ def resolve(configuration: JobConfiguration) -> Resolved:
     )
 
 
+def remember(resolved: Resolved) -> Remembered:
+    """What has to be kept with a job's results."""
+    stages = {**resolved.signal_stages, **resolved.clip_stages}
+    assert resolved.selection.caption is not None
+    return Remembered(
+        {name: stage.backend for name, stage in sorted(stages.items())},
+        resolved.selection.caption[1],
+    )
+
+
 def _build(
-    configuration: JobConfiguration,
+    configuration: JobConfiguration, remembered: Remembered | None
 ) -> tuple[dict[str, Stage[Any]], dict[str, UsageError]]:
     """The enabled stages, and of those that lack something what it is."""
     stages: dict[str, Stage[Any]] = {}
@@ -99,6 +131,13 @@ def _build(
         parameters = getattr(configuration.stages, name)
         if not parameters.enabled:
             continue
+        if remembered is not None:
+            backend = remembered.backends.get(name)
+            if backend is None:
+                unavailable[name] = UsageError("missing_weights", "It was not there.")
+            else:
+                stages[name] = stage(parameters, backend)
+            continue
         try:
             stages[name] = stage(parameters)
         except UsageError as error:
@@ -106,22 +145,63 @@ def _build(
             if error.code not in _MISSING or name == "shots":
                 raise
             unavailable[name] = error
-    if configuration.caption.model is None:
+    if remembered is None and configuration.caption.model is None:
         unavailable["caption"] = _no_caption_model(configuration.caption.backend)
     if unavailable and configuration.missing == "stop":
-        raise missing_parts(configuration.preset, unavailable)
+        raise missing_parts(configuration, unavailable)
     return stages, unavailable
 
 
-def missing_parts(preset: str, unavailable: Mapping[str, UsageError]) -> UsageError:
+def missing_parts(
+    configuration: JobConfiguration, unavailable: Mapping[str, UsageError]
+) -> UsageError:
     """All that a job lacks in one message: what, what it costs to get, how to go on without."""
     lines = [f"{len(unavailable)} of its parts lack what they need:"]
-    lines += [f"  {error}" for error in unavailable.values()]
-    lines.append(
-        "Or go on without: --missing pending measures everything else, and clips whose gates need"
-        " what is missing stay pending; the same command measures just that once it is there."
+    wanted: list[WeightSet] = []
+    for name, error in unavailable.items():
+        sets = _missing_sets(configuration, name) if error.code == "missing_weights" else []
+        wanted += sets
+        lines += [f"  {name}: {_described(weights)}" for weights in sets] or [f"  {error}"]
+    if wanted:
+        names = " ".join(weights.name for weights in wanted)
+        total = size_text(sum(weights.size_bytes for weights in wanted))
+        lines.append(
+            f"Get them with `twinreel weights fetch {names}` ({total} in all), or name a folder"
+            f" that has them in {WEIGHTS_VARIABLE}."
+        )
+    going_on = (
+        "Going on without"
+        if configuration.missing == "pending"
+        else ("Or go on without: --missing pending")
     )
-    return UsageError("missing_parts", "\n".join(lines), subject=f"preset {preset}")
+    lines.append(
+        f"{going_on} measures everything else, and clips whose gates need what is missing stay"
+        " pending; the same command measures just that once it is there."
+    )
+    return UsageError("missing_parts", "\n".join(lines), subject=f"preset {configuration.preset}")
+
+
+def _missing_sets(configuration: JobConfiguration, name: str) -> list[WeightSet]:
+    """The sets that a stage's backend would load and that are not here."""
+    backend = getattr(configuration.stages, name).backend
+    return [
+        weights
+        for weights in CATALOGUE.values()
+        if find_set(weights) is None
+        and any(
+            user == f"{name}:{backend}" or (backend == "auto" and user.startswith(f"{name}:"))
+            for user in weights.used_by
+        )
+    ]
+
+
+def _described(weights: WeightSet) -> str:
+    files = ", ".join(file.name for file in weights.files)
+    commercial = {"yes": "allowed", "no": "not allowed", "unclear": "unclear"}[weights.commercial]
+    return (
+        f"{weights.name} ({files}): {weights.purpose}; {size_text(weights.size_bytes)}, licence"
+        f" {weights.licence}, commercial use {commercial}"
+    )
 
 
 def _no_caption_model(backend: str) -> UsageError:

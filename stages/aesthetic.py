@@ -43,7 +43,7 @@ _SETTING = "stages.aesthetic.backend"
 
 
 class AestheticParameters(StageParameters):
-    """How exactly it is computed; the stage is off unless it is asked for, since it loads weights."""
+    """How exactly it is computed. Off unless asked for: it loads weights."""
 
     enabled: bool = False
     precision: Literal["auto", "full", "half"] = pydantic.Field(

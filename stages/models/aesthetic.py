@@ -8,16 +8,21 @@ in a row over the embedding of length 1.
 from __future__ import annotations
 
 import dataclasses
+import math
+from collections.abc import Mapping
 from pathlib import Path
 
 import torch
 from torch import nn
 
+from manifests.errors import UsageError
 from stages.media.blocks import ByteImage
 from stages.models.torchvision_guard import import_torchvision
 from stages.weights.load import load_into, load_state_dict
 
 _TOWER_PREFIX = "visual."
+_HEAD_WIDTH = 64
+_EMBEDDING = 768
 _PREDICTOR_WIDTHS = (1024, 128, 64, 16)
 _IMAGES_AT_ONCE = {"cpu": 6, "cuda": 96}
 
@@ -34,8 +39,24 @@ class TowerLayout:
     embedding: int
 
 
-VIT_L_14 = TowerLayout(image_px=224, patch_px=14, width=1024, layers=24, heads=16, embedding=768)
-"""As open_clip's configuration `ViT-L-14-quickgelu` has it."""
+def layout_of(tower: Mapping[str, torch.Tensor]) -> TowerLayout:
+    """The sizes that an image tower's tensors have; heads are 64 wide, as in all of OpenAI's.
+
+    Raises:
+        KeyError: it is no vision transformer.
+    """
+    width, _, patch_px, _ = tower["conv1.weight"].shape
+    # One position for every patch, and one for the class.
+    side = math.isqrt(tower["positional_embedding"].shape[0] - 1)
+    layers = {name.split(".")[2] for name in tower if name.startswith("transformer.resblocks.")}
+    return TowerLayout(
+        image_px=side * patch_px,
+        patch_px=patch_px,
+        width=width,
+        layers=len(layers),
+        heads=width // _HEAD_WIDTH,
+        embedding=tower["proj"].shape[1],
+    )
 
 
 class AestheticPredictor(nn.Module):
@@ -83,7 +104,7 @@ class AestheticModel:
         self._device = torch.device(device)
         self._half = half
         self._tower = load_tower(tower_path).to(self._device)
-        predictor = AestheticPredictor(VIT_L_14.embedding)
+        predictor = AestheticPredictor(_EMBEDDING)
         load_into(predictor, load_state_dict(predictor_path), predictor_path)
         self._predictor = predictor.to(self._device)
 
@@ -116,7 +137,7 @@ class AestheticModel:
 
 
 def load_tower(path: Path) -> nn.Module:
-    """CLIP's image tower alone, float32 on the CPU, in the layout `VIT_L_14`.
+    """CLIP's image tower alone, float32 on the CPU.
 
     Args:
         path: weights of the whole model, in open_clip's layout.
@@ -127,24 +148,35 @@ def load_tower(path: Path) -> nn.Module:
     import_torchvision()
     from open_clip.transformer import QuickGELU, VisionTransformer  # noqa: PLC0415 - after that
 
-    # Without memory at first: 300 million random numbers would be drawn to be thrown away.
-    with torch.device("meta"):
-        tower = VisionTransformer(
-            image_size=VIT_L_14.image_px,
-            patch_size=VIT_L_14.patch_px,
-            width=VIT_L_14.width,
-            layers=VIT_L_14.layers,
-            heads=VIT_L_14.heads,
-            mlp_ratio=4.0,
-            output_dim=VIT_L_14.embedding,
-            # OpenAI trained with this approximation; others' weights want the exact function.
-            act_layer=QuickGELU,
-        )
     visual = {
         name.removeprefix(_TOWER_PREFIX): tensor
         for name, tensor in load_state_dict(path).items()
         if name.startswith(_TOWER_PREFIX)
     }
+    try:
+        layout = layout_of(visual)
+        if layout.embedding != _EMBEDDING:
+            raise ValueError(f"embeddings of {layout.embedding} instead of {_EMBEDDING} channels")
+    except (KeyError, ValueError) as error:
+        raise UsageError(
+            "bad_weights",
+            f"It holds no image tower of CLIP ({error}).",
+            subject=str(path),
+            remedy="Check it with `twinreel weights verify`, and fetch it again.",
+        ) from error
+    # Without memory at first: 300 million random numbers would be drawn to be thrown away.
+    with torch.device("meta"):
+        tower = VisionTransformer(
+            image_size=layout.image_px,
+            patch_size=layout.patch_px,
+            width=layout.width,
+            layers=layout.layers,
+            heads=layout.heads,
+            mlp_ratio=4.0,
+            output_dim=layout.embedding,
+            # OpenAI trained with this approximation; others' weights want the exact function.
+            act_layer=QuickGELU,
+        )
     return load_into(tower.to_empty(device="cpu"), visual, path)
 
 

@@ -36,7 +36,7 @@ from stages.weights.find import WEIGHTS_VARIABLE
 from tests.conftest import SHARED
 from tests.stages.watching import Rgb
 
-SMALL = aesthetic.TowerLayout(image_px=224, patch_px=56, width=64, layers=2, heads=4, embedding=768)
+SMALL = aesthetic.TowerLayout(image_px=224, patch_px=56, width=128, layers=2, heads=2, embedding=768)
 PREDICTOR = SHARED / "weights" / CATALOGUE["aesthetic-mlp"].files[0].name
 TOWER_FILE = CATALOGUE["clip-vit-l-14"].files[0].name
 
@@ -74,7 +74,6 @@ def weights_folder(tmp_path: Path, clip: torch.nn.Module, monkeypatch: pytest.Mo
     shutil.copy(PREDICTOR, folder)
     save_file(clip.state_dict(), folder / TOWER_FILE)
     monkeypatch.setenv(WEIGHTS_VARIABLE, str(folder))
-    monkeypatch.setattr(aesthetic, "VIT_L_14", SMALL)
     return folder
 
 
@@ -282,30 +281,39 @@ def test_either_file_changes_the_backend(weights_folder: Path, clip: torch.nn.Mo
     assert before.weights_sha256 != after.weights_sha256
 
 
-def test_a_tower_of_other_sizes_is_a_usage_error(
-    stage: AestheticStage, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize(
+    "spoil",
+    [
+        lambda weights: {name: t for name, t in weights.items() if "visual" not in name},
+        lambda weights: {name: t for name, t in weights.items() if "resblocks.1.ln_1" not in name},
+        lambda weights: weights | {"visual.proj": weights["visual.proj"][:, :512].clone()},
+    ],
+    ids=["no tower", "a layer without its norm", "embeddings that are too short"],
+)
+def test_a_file_that_holds_no_fitting_tower_is_a_usage_error(
+    weights_folder: Path,
+    clip: torch.nn.Module,
+    spoil: Callable[[dict[str, torch.Tensor]], dict[str, torch.Tensor]],
 ) -> None:
-    other = aesthetic.TowerLayout(
-        image_px=224, patch_px=56, width=64, layers=3, heads=4, embedding=768
-    )
-    monkeypatch.setattr(aesthetic, "VIT_L_14", other)
+    save_file(spoil(dict(clip.state_dict())), weights_folder / TOWER_FILE)
+    stage = AestheticStage(AestheticParameters())
     with pytest.raises(UsageError) as raised:
         stage.load("cpu")
     assert raised.value.code == "bad_weights"
+    assert TOWER_FILE in str(raised.value)
 
 
-def test_the_layout_is_open_clips_own() -> None:
+def test_the_layout_of_the_real_tower_is_read_off_its_tensors() -> None:
     import_torchvision()
-    from open_clip import get_model_config
+    from open_clip import CLIP, get_model_config
 
     configuration = get_model_config("ViT-L-14-quickgelu")
     assert configuration is not None and configuration["quick_gelu"] is True
-    vision, layout = configuration["vision_cfg"], aesthetic.VIT_L_14
-    assert configuration["embed_dim"] == layout.embedding
-    assert vision["image_size"] == layout.image_px
-    assert vision["patch_size"] == layout.patch_px
-    assert (vision["width"], vision["layers"]) == (layout.width, layout.layers)
-    assert layout.heads == vision["width"] // 64
+    with torch.device("meta"):
+        visual = CLIP(**configuration).visual.state_dict()
+    assert aesthetic.layout_of(visual) == aesthetic.TowerLayout(
+        image_px=224, patch_px=14, width=1024, layers=24, heads=16, embedding=768
+    )
 
 
 def test_an_unknown_backend_is_a_usage_error() -> None:

@@ -1,0 +1,183 @@
+"""Whole jobs with models: on made-up weights, through the code that loads real ones, and without.
+
+The scripted server stands for the captioning model.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from curation.demo_bucket import Shape, VideoFormat, scenery_clip, talking_face_clip
+from curation.demo_bucket.clips import still_clip
+from curation.inspect import inspect_sql
+from tests.curation.captions.scripted_server import ScriptedServer, well_formed
+from tests.curation.command_line import Finished, twinreel, twinreel_process
+from tests.made_up_weights import write_clip, write_raft, write_real, write_syncnet
+
+FAST = VideoFormat(options={"preset": "ultrafast"})
+LOOSE = (
+    "--set", "gates.area=", "--set", "gates.aesthetic=aesthetic.mean > -1000",
+    "--set", "gates.not_static=motion.score_px_s >= 0",
+    "--set", "gates.sync=sync.confidence > -1000",
+    "--set", "stages.motion.backend=raft_small", "--set", "pack.area_px=16384",
+    "--set", "stages.sync.min_side_px=40",
+)  # fmt: skip
+EMBEDDED_WORDS = ("--set", "caption.backend=attributes")
+
+
+def rows(out: Path, sql: str) -> list[dict[str, Any]]:
+    return inspect_sql(str(out), sql).to_pylist()
+
+
+@pytest.fixture(scope="module")
+def bucket(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("raw")
+    face = Shape(512, 288, 25, 5.4, video=FAST)
+    talking_face_clip(folder / "face.mp4", 0, seed=20, shape=face)
+    # Made-up flow is next to none: only a picture that stands still is explained by it.
+    still_clip(folder / "scene.mp4", seed=1, shape=Shape(320, 180, 24, 5.3, video=FAST))
+    scenery_clip(
+        folder / "mute.mp4", seed=2, shape=Shape(320, 180, 24, 5.3, video=FAST), audio=None
+    )
+    (folder / "broken.mp4").write_bytes(b"no video at all")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("weights")
+    for write in (write_real, write_raft, write_syncnet, write_clip):
+        write(folder)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def environment(weights: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
+    home = str(tmp_path_factory.mktemp("home"))
+    return {"TWINREEL_WEIGHTS": str(weights), "HOME": home, "OMP_NUM_THREADS": "2"}
+
+
+@pytest.fixture(scope="module")
+def done(
+    bucket: Path, environment: dict[str, str], tmp_path_factory: pytest.TempPathFactory
+) -> tuple[Path, Finished, ScriptedServer]:
+    out = tmp_path_factory.mktemp("out") / "ovi"
+    with ScriptedServer(well_formed) as server:
+        finished = twinreel_process(
+            "curate", bucket, "--out", out, "--preset", "ovi", *LOOSE,
+            "--set", f"caption.endpoint.base_url={server.base_url}",
+            "--set", "caption.endpoint.model=made-up",
+            environment=environment,
+        )  # fmt: skip
+    assert finished.code == 0, finished.err
+    return out, finished, server
+
+
+def test_every_model_stage_measures_what_it_applies_to(
+    done: tuple[Path, Finished, ScriptedServer],
+) -> None:
+    found = rows(
+        done[0],
+        """SELECT regexp_extract(uri, '[^/]*$') AS file, motion, aesthetic, sync, faces
+        FROM dataset WHERE "window" = 'full'""",
+    )
+    by_file = {row["file"]: row for row in found}
+    assert set(by_file) == {"face.mp4", "scene.mp4", "mute.mp4"}
+    for file in ("face.mp4", "scene.mp4"):
+        row = by_file[file]
+        assert (row["motion"]["status"], row["motion"]["backend"]) == ("ok", "raft_small")
+        assert row["motion"]["score_px_s"] > 0
+        assert row["motion"]["frozen_share"] is not None
+        assert (row["aesthetic"]["status"], row["aesthetic"]["backend"]) == ("ok", "clip_mlp")
+        assert row["aesthetic"]["min"] <= row["aesthetic"]["mean"]
+    assert by_file["face.mp4"]["sync"]["backend"] == "syncnet"
+    assert by_file["face.mp4"]["sync"]["status"] == "ok"
+    assert by_file["face.mp4"]["sync"]["distance"] > 0
+    assert by_file["scene.mp4"]["sync"]["status"] == "not_applicable"
+    # Its gate rejects what has no sound before any model is asked.
+    assert by_file["mute.mp4"]["aesthetic"] is None
+
+
+def test_captions_of_the_model_are_in_the_form_and_verified(
+    done: tuple[Path, Finished, ScriptedServer],
+) -> None:
+    out, _, server = done
+    found = rows(out, "SELECT * FROM captions")
+    assert len(found) == len(server.asks) == 2
+    for row in found:
+        assert row["status"] == "ok"
+        assert row["model"] == "made-up"
+        assert row["text"].endswith("<ENDAUDCAP>")
+        assert row["requests"] == 1
+    packed = rows(out, "SELECT state, sample FROM dataset WHERE caption IS NOT NULL")
+    assert all(row["state"] == "keep" and row["sample"]["status"] == "ok" for row in packed)
+
+
+def test_a_second_run_asks_no_model_again(
+    done: tuple[Path, Finished, ScriptedServer], bucket: Path, environment: dict[str, str]
+) -> None:
+    out = done[0]
+    before = rows(out, "SELECT * FROM clips_log"), rows(out, "SELECT * FROM captions_log")
+    with ScriptedServer(well_formed) as server:
+        finished = twinreel_process(
+            "curate", bucket, "--out", out, "--preset", "ovi", *LOOSE,
+            "--set", f"caption.endpoint.base_url={server.base_url}",
+            "--set", "caption.endpoint.model=made-up", "--set", "caption.endpoint.concurrency=3",
+            "--set", "engine.batch_clips=3",
+            environment=environment,
+        )  # fmt: skip
+    assert finished.code == 0, finished.err
+    assert "nothing decoded, nothing written" in finished.out
+    assert server.asks == []
+    assert before == (rows(out, "SELECT * FROM clips_log"), rows(out, "SELECT * FROM captions_log"))
+
+
+@pytest.fixture
+def nothing_here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.setenv("TWINREEL_WEIGHTS", str(tmp_path))
+
+
+@pytest.mark.usefixtures("nothing_here")
+@pytest.mark.parametrize("command", ["curate", "plan curate"])
+def test_what_is_missing_is_said_before_anything_starts(
+    command: str, bucket: Path, tmp_path: Path
+) -> None:
+    out = tmp_path / "out"
+    finished = twinreel(*command.split(), bucket, "--out", out, "--preset", "ovi")
+    assert finished.code == 2
+    assert not out.exists()
+    assert finished.err.count("error:") == 1
+    for word in (
+        "raft_large_C_T_SKHT_V2", "syncnet_v2", "yunet", "CLIP", "sac+logos", "caption.endpoint",
+        "twinreel weights fetch", "MB", "GB", "licence", "--missing pending", "[missing_parts]",
+    ):  # fmt: skip
+        assert word.lower() in finished.err.lower(), word
+
+
+def test_without_weights_clips_are_pending_not_guessed(bucket: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    (tmp_path / "empty").mkdir()
+    nothing = {"TWINREEL_WEIGHTS": str(tmp_path / "empty"), "HOME": str(tmp_path)}
+    finished = twinreel_process(
+        "curate", bucket, "--out", out, "--preset", "ovi", "--missing", "pending",
+        "--set", "gates.area=", environment=nothing,
+    )  # fmt: skip
+    assert finished.code == 0, finished.err
+    found = rows(
+        out,
+        """SELECT state, rejected_by, pending_on, motion, aesthetic, sync, caption, sample
+        FROM dataset
+        WHERE "window" = 'full' AND uri NOT LIKE '%mute%'""",
+    )
+    assert len(found) == 2
+    for row in found:
+        assert row["state"] == "pending"
+        assert {"aesthetic", "motion"} <= set(row["pending_on"])
+        assert row["motion"] is row["aesthetic"] is row["sync"] is None
+        assert row["caption"] is row["sample"] is None
+    assert "twinreel weights fetch raft-large" in finished.err
+    assert "Not measured, since weights or settings are missing: aesthetic, caption" in finished.out
