@@ -9,6 +9,8 @@ import pyarrow as pa
 
 from manifests.records import ClipRow, StageMark, arrow_schema, struct_type
 from stages.aesthetic import AestheticStage
+from stages.audio_class import AudioClassStage
+from stages.audio_quality import AudioQualityStage
 from stages.contract import Backend, ClipStage, SignalStage, Stage, StageParameters
 from stages.faces import FacesStage
 from stages.loudness import LoudnessStage
@@ -17,13 +19,21 @@ from stages.picture import PictureStage
 from stages.shots import ShotsStage
 from stages.speech import SpeechStage
 from stages.sync import SyncStage
+from stages.transcript import TranscriptStage
 
 SIGNAL_STAGES: dict[str, type[SignalStage[Any]]] = {
     stage.name: stage
     for stage in (ShotsStage, PictureStage, MotionStage, FacesStage, LoudnessStage, SpeechStage)
 }
 CLIP_STAGES: dict[str, type[ClipStage[Any]]] = {
-    stage.name: stage for stage in (AestheticStage, SyncStage)
+    stage.name: stage
+    for stage in (
+        AestheticStage,
+        SyncStage,
+        AudioClassStage,
+        AudioQualityStage,
+        TranscriptStage,
+    )
 }
 """In the order in which clips are looked at: what costs least for what it rejects comes first."""
 STAGES: dict[str, type[Stage[Any]]] = {**SIGNAL_STAGES, **CLIP_STAGES}

@@ -15,7 +15,8 @@ from curation.demo_bucket.clips import still_clip
 from curation.inspect import inspect_sql
 from tests.curation.captions.scripted_server import ScriptedServer, well_formed
 from tests.curation.command_line import Finished, twinreel, twinreel_process
-from tests.made_up_weights import write_clip, write_raft, write_real, write_syncnet
+from tests.made_up_weights import write_ast, write_clip, write_raft, write_real, write_syncnet
+from tests.stages.made_up_whisper import write_whisper
 
 FAST = VideoFormat(options={"preset": "ultrafast"})
 LOOSE = (
@@ -49,7 +50,7 @@ def bucket(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("weights")
-    for write in (write_real, write_raft, write_syncnet, write_clip):
+    for write in (write_real, write_raft, write_syncnet, write_clip, write_ast, write_whisper):
         write(folder)
     return folder
 
@@ -81,7 +82,8 @@ def test_every_model_stage_measures_what_it_applies_to(
 ) -> None:
     found = rows(
         done[0],
-        """SELECT regexp_extract(uri, '[^/]*$') AS file, motion, aesthetic, sync, faces
+        """SELECT regexp_extract(uri, '[^/]*$') AS file, motion, aesthetic, sync, faces,
+        transcript, audio_class, audio_quality
         FROM dataset WHERE "window" = 'full'""",
     )
     by_file = {row["file"]: row for row in found}
@@ -97,8 +99,27 @@ def test_every_model_stage_measures_what_it_applies_to(
     assert by_file["face.mp4"]["sync"]["status"] == "ok"
     assert by_file["face.mp4"]["sync"]["distance"] > 0
     assert by_file["scene.mp4"]["sync"]["status"] == "not_applicable"
+    assert by_file["face.mp4"]["transcript"]["status"] == "ok"
+    assert by_file["scene.mp4"]["transcript"]["status"] == "not_applicable"
+    for file in ("face.mp4", "scene.mp4"):
+        assert by_file[file]["audio_class"]["backend"] == "ast"
+        assert len(by_file[file]["audio_class"]["top_labels"]) == 5
+        assert by_file[file]["audio_quality"]["status"] == "ok"
+    assert by_file["face.mp4"]["audio_quality"]["mos_overall"] > 1.0
+    assert by_file["scene.mp4"]["audio_quality"]["mos_overall"] is None
     # Its gate rejects what has no sound before any model is asked.
     assert by_file["mute.mp4"]["aesthetic"] is None
+
+
+def test_words_are_a_table_of_their_own(done: tuple[Path, Finished, ScriptedServer]) -> None:
+    words = rows(
+        done[0],
+        """SELECT w.*, c.start_s AS from_s, c.end_s AS to_s, c.transcript.words AS count
+        FROM words w JOIN clips c USING (clip_id) ORDER BY w.start_s""",
+    )
+    assert words
+    assert len(words) == words[0]["count"]
+    assert all(row["from_s"] <= row["start_s"] <= row["end_s"] <= row["to_s"] for row in words)
 
 
 def test_captions_of_the_model_are_in_the_form_and_verified(
@@ -112,6 +133,9 @@ def test_captions_of_the_model_are_in_the_form_and_verified(
         assert row["model"] == "made-up"
         assert row["text"].endswith("<ENDAUDCAP>")
         assert row["requests"] == 1
+        assert row["verified"]["word_error_rate"] == 0.0
+        # The server quotes what it was told the recogniser had heard.
+        assert (row["verified"]["spoken_words"] > 0) == (row["speech"] is not None)
     packed = rows(out, "SELECT state, sample FROM dataset WHERE caption IS NOT NULL")
     assert all(row["state"] == "keep" and row["sample"]["status"] == "ok" for row in packed)
 
@@ -180,4 +204,4 @@ def test_without_weights_clips_are_pending_not_guessed(bucket: Path, tmp_path: P
         assert row["motion"] is row["aesthetic"] is row["sync"] is None
         assert row["caption"] is row["sample"] is None
     assert "twinreel weights fetch raft-large" in finished.err
-    assert "Not measured, since weights or settings are missing: aesthetic, caption" in finished.out
+    assert "Not measured, since weights or settings are missing: aesthetic, audio_class, cap" in finished.out

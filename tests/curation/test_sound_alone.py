@@ -19,8 +19,7 @@ from curation.demo_bucket.render import AudioTrack
 from curation.inspect import inspect_sql, open_view
 from training.data.samples import verify_samples
 
-EMBEDDED = ("caption.backend=attributes",)
-LATER = (
+EMBEDDED = (
     "stages.transcript.enabled=false",
     "stages.audio_class.enabled=false",
     "stages.audio_quality.enabled=false",

@@ -36,7 +36,9 @@ from stages.weights.find import WEIGHTS_VARIABLE
 from tests.conftest import SHARED
 from tests.stages.watching import Rgb
 
-SMALL = aesthetic.TowerLayout(image_px=224, patch_px=56, width=128, layers=2, heads=2, embedding=768)
+SMALL = aesthetic.TowerLayout(
+    image_px=224, patch_px=56, width=128, layers=2, heads=2, embedding=768
+)
 PREDICTOR = SHARED / "weights" / CATALOGUE["aesthetic-mlp"].files[0].name
 TOWER_FILE = CATALOGUE["clip-vit-l-14"].files[0].name
 
