@@ -5,7 +5,8 @@
 
 LABELS.csv has the columns `file`, `cut_times_s` (`;` between times, `none` for a single shot, empty
 where it does not apply) and `n_people`. A cut counts as found within half a frame; fades are not
-cuts. A file's person kind is the one that most of its seconds have.
+cuts. A file's label counts all people in it, so its person kind is that of the file taken as one
+clip, by the stage's own rule.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ from pathlib import Path
 import duckdb
 
 from curation.inspect import open_view
+from stages.faces import FacesParameters, person_kind
 
 
 def kind_of(people: str) -> str:
@@ -62,25 +64,28 @@ def score_cuts(connection: duckdb.DuckDBPyConnection, labels: list[dict[str, str
 def score_kinds(connection: duckdb.DuckDBPyConnection, labels: list[dict[str, str]]) -> None:
     """Print how many files have the right person kind, and each that has not."""
     right, notes = 0, []
-    rows = dict(
-        connection.execute(
-            """SELECT uri, arg_max(kind, seconds) FROM (
-                SELECT uri, faces.kind AS kind, sum(end_s - start_s) AS seconds FROM dataset
-                WHERE faces.kind IS NOT NULL GROUP BY ALL) GROUP BY uri"""
-        ).fetchall()
-    )
-    by_name = {Path(uri).name: kind for uri, kind in rows.items()}
+    rows = connection.execute(
+        """SELECT uri, sum(list_sum(faces_with_none)), sum(list_sum(faces_with_one)),
+            sum(list_sum(faces_with_several)), any_value(signals.backend)
+        FROM signals JOIN sources USING (source_id) WHERE stage = 'faces' AND signals.status = 'ok'
+        GROUP BY uri"""
+    ).fetchall()
+    by_name = {Path(uri).name: _kind(none, one, several) for uri, none, one, several, _ in rows}
     labelled = [row for row in labels if row["n_people"] and row["file"] in by_name]
     for label in labelled:
         kind, truth = by_name[label["file"]], kind_of(label["n_people"])
         right += kind == truth
         if kind != truth:
             notes.append(f"- {label['file']}: {kind}, labelled {truth} ({label['n_people']})")
-    backend = connection.execute(
-        "SELECT any_value(faces.backend) FROM dataset WHERE faces.kind IS NOT NULL"
-    ).fetchall()[0][0]
-    print(f"\nPerson kind with `{backend}`: {right} of {len(labelled)} files right\n")
+    print(f"\nPerson kind with `{rows[0][4]}`: {right} of {len(labelled)} files right\n")
     print("\n".join(notes))
+
+
+def _kind(none: float, one: float, several: float) -> str:
+    """The kind of a whole file, by the stage's own rule for clips."""
+    total = max(none + one + several, 1.0)
+    share = FacesParameters().kind_share
+    return person_kind(none / total, one / total, several / total, share)
 
 
 def main() -> None:

@@ -48,6 +48,7 @@ def link_faces(
     *,
     min_overlap: float,
     max_missed: int,
+    min_first_score: float = 0.0,
 ) -> list[FaceTrack]:
     """Link faces into tracks, best overlap first.
 
@@ -59,6 +60,7 @@ def link_faces(
         samples: in order of time.
         min_overlap: intersection over union of the enlarged boxes, at least.
         max_missed: samples in a row that a track may miss.
+        min_first_score: least score of a face that begins a track; fainter ones only carry one on.
     """
     tracks: list[FaceTrack] = []
     open_tracks: list[FaceTrack] = []
@@ -88,7 +90,7 @@ def link_faces(
             open_tracks[track_place].samples.append(number)
             open_tracks[track_place].faces.append(sample.faces[face_place])
         for face_place, face in enumerate(sample.faces):
-            if face_place not in linked_faces:
+            if face_place not in linked_faces and sample.faces[face_place].score >= min_first_score:
                 track = FaceTrack([number], [face])
                 tracks.append(track)
                 open_tracks.append(track)

@@ -3,7 +3,8 @@
 Pictures are sampled twice a second at proxy size. Detectors are YuNet (Wu et al. 2023, in OpenCV's
 FaceDetectorYN), where its weights are found, or else OpenCV's own Haar cascade, which sees frontal
 faces only. Faces are linked into tracks, and only tracks that were seen often enough count: a
-detector's single false positive is nobody.
+detector's single false positive is nobody. A clear face begins a track; a fainter one (turned away,
+half hidden) carries it on.
 """
 
 from __future__ import annotations
@@ -36,7 +37,7 @@ from stages.series import (
     observed_weights,
     weighted_mean,
 )
-from stages.weights.find import WEIGHTS_VARIABLE, find_weights, sha256_of
+from stages.weights.find import find_weights, require_weights, sha256_of
 
 YUNET_WEIGHTS = "yunet_n_640_640.onnx"
 _SAME_PICTURE_CHANGE = 0.3
@@ -55,10 +56,13 @@ class FacesParameters(StageParameters):
     """How faces are looked for, linked and counted."""
 
     samples_hz: float = pydantic.Field(
-        default=2.0, gt=0, le=10, description="pictures looked at a second"
+        default=2.0, gt=0, le=120, description="pictures looked at a second"
     )
     yunet_score: float = pydantic.Field(
-        default=0.65, gt=0, lt=1, description="least score of a YuNet face"
+        default=0.65, gt=0, lt=1, description="least score of a YuNet face that begins a track"
+    )
+    yunet_next_score: float = pydantic.Field(
+        default=0.5, gt=0, lt=1, description="least score of one that carries a track on"
     )
     haar_neighbours: int = pydantic.Field(
         default=7, ge=1, description="detections that must agree on a Haar face"
@@ -107,7 +111,7 @@ class FacesStage(SignalStage[FacesParameters]):
     """Backends `yunet` (needs weights) and `haar`; `auto` is the first that can be had."""
 
     name: ClassVar[str] = "faces"
-    version: ClassVar[int] = 1
+    version: ClassVar[int] = 2
     media: ClassVar[Literal["video", "audio"]] = "video"
     series: ClassVar[tuple[str, ...]] = (
         "samples",
@@ -138,7 +142,7 @@ class FacesStage(SignalStage[FacesParameters]):
         if weights is not None:
             return Backend("yunet", sha256_of(weights))
         if asked == "yunet":
-            raise _missing_weights()
+            require_weights("yunet", needed_by="stages.faces.backend")
         return Backend("haar")
 
     def observer(self, source: SourceFormat) -> Observer:
@@ -149,9 +153,7 @@ class FacesStage(SignalStage[FacesParameters]):
         """
         detector: _Detector
         if self.backend.name == "yunet":
-            weights = find_weights(YUNET_WEIGHTS)
-            if weights is None:
-                raise _missing_weights()
+            weights = require_weights("yunet", needed_by="stages.faces.backend")
             detector = _YuNet(weights, self.parameters)
         else:
             detector = _Haar(self.parameters)
@@ -202,7 +204,9 @@ def person_kind(none: float, one: float, several: float, least_share: float) -> 
 
 
 class _Detector(Protocol):
-    """Finds the faces of one picture."""
+    """Finds the faces of one picture; `first_score` is the least that begins a track."""
+
+    first_score: float
 
     def faces(self, picture: Picture) -> list[Face]:
         """The faces, best first."""
@@ -274,6 +278,7 @@ class _FacesObserver(Observer):
             self._samples,
             min_overlap=self._parameters.min_overlap,
             max_missed=self._parameters.max_missed,
+            min_first_score=self._detector.first_score,
         )
         least = min(self._parameters.min_track_samples, max(1, (len(self._samples) + 1) // 2))
         # A face that was missed in more samples than it was found in was probably never there.
@@ -301,9 +306,13 @@ class _YuNet:
 
     def __init__(self, weights: Path, parameters: FacesParameters) -> None:
         self._min_height_share = parameters.min_height_share
+        self.first_score = parameters.yunet_score
         self._size = (320, 320)
         self._detector = cv2.FaceDetectorYN.create(
-            str(weights), "", self._size, score_threshold=parameters.yunet_score
+            str(weights),
+            "",
+            self._size,
+            score_threshold=min(parameters.yunet_score, parameters.yunet_next_score),
         )
 
     def faces(self, picture: Picture) -> list[Face]:
@@ -338,6 +347,7 @@ class _Haar:
 
     def __init__(self, parameters: FacesParameters) -> None:
         self._neighbours = parameters.haar_neighbours
+        self.first_score = 0.0
         self._min_height_share = parameters.min_height_share
         folder = Path(cv2.__file__).parent / "data"
         self._cascade = cv2.CascadeClassifier(str(folder / _HAAR_CASCADE))
@@ -367,13 +377,3 @@ class _Haar:
             )
         ]
         return sorted(found, key=lambda face: -face.score)
-
-
-def _missing_weights() -> UsageError:
-    return UsageError(
-        "missing_weights",
-        f"The backend yunet needs {YUNET_WEIGHTS}, which is in none of the weights folders.",
-        subject="stages.faces.backend",
-        remedy=f"Put the file into ~/.cache/twinreel/weights or into a folder that "
-        f"{WEIGHTS_VARIABLE} names, or use the backend haar.",
-    )

@@ -81,6 +81,8 @@ def parse_answer(
     plain = " ".join(text.split())
     told, audio = _split_960(plain) if form == "ovi-960" else _split_tagged(plain)
     quotations = _quotations(told)
+    if form != "ovi-960" and AUDIO_WORD in f"{_outside(told, quotations)} {audio}":
+        raise _malformed("audio_word", f"Do not write {AUDIO_WORD}, the tags say what it is.")
     speech = tuple(told[start:end].strip() for start, end in quotations)
     _check_speech(speech, has_speech if has_sound else False)
     _check_told(told, quotations, form)
@@ -184,12 +186,7 @@ def _check_speech(speech: Sequence[str], has_speech: bool | None) -> None:
 
 def _check_told(told: str, quotations: Sequence[tuple[int, int]], form: CaptionForm) -> None:
     """What stands outside of quotations: the visual events, or nothing if there are no pictures."""
-    outside, last = [], 0
-    for start, end in quotations:
-        outside.append(told[last:start])
-        last = end
-    outside.append(told[last:])
-    seen = _TAG.sub("", "".join(outside)).strip(" .,;")
+    seen = _outside(told, quotations).strip(" .,;")
     if form == "ovi-audio" and seen:
         raise _malformed(
             "outside_quotations",
@@ -197,6 +194,15 @@ def _check_told(told: str, quotations: Sequence[tuple[int, int]], form: CaptionF
         )
     if form != "ovi-audio" and not seen:
         raise _malformed("nothing_seen", "Tell what is to be seen before what is to be heard.")
+
+
+def _outside(told: str, quotations: Sequence[tuple[int, int]]) -> str:
+    """What is told without its quotations and tags."""
+    outside, last = [], 0
+    for start, end in quotations:
+        outside.append(told[last:start])
+        last = end
+    return _TAG.sub("", "".join([*outside, told[last:]]))
 
 
 def _malformed(rule: str, complaint: str) -> AnswerComplaint:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import re
 import string
 from importlib import resources
 from pathlib import Path
@@ -90,7 +91,9 @@ def _speech(facts: ClipFacts, folder: Path | None) -> str:
     asked = _part(names[facts.has_speech], folder)
     if facts.has_speech is False or not (facts.transcript or "").strip():
         return asked
-    return f"{asked} {_part('heard', folder, transcript=str(facts.transcript).strip())}"
+    # Brackets that a recogniser writes must not look like tags.
+    heard = re.sub(r"[<>]", " ", facts.transcript or "").strip()
+    return f"{asked} {_part('heard', folder, transcript=heard)}"
 
 
 def _sound(facts: ClipFacts, folder: Path | None) -> str:

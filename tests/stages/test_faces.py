@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import csv
+import math
 from pathlib import Path
 
 import numpy as np
@@ -9,9 +11,17 @@ import pytest
 
 from curation.demo_bucket.faces import draw_face
 from curation.demo_bucket.scenes import textured_picture
-from manifests.errors import UsageError
+from manifests.errors import MediaError, UsageError
 from stages.face_tracks import Face, FaceSample, link_faces, overlap
-from stages.faces import YUNET_WEIGHTS, FacesParameters, FacesStage, person_kind
+from stages.faces import (
+    YUNET_WEIGHTS,
+    FacesParameters,
+    FacesRecord,
+    FacesStage,
+    person_kind,
+)
+from stages.media.decode import decode_unit
+from stages.media.probe import probe
 from stages.weights.find import WEIGHTS_VARIABLE, find_weights, sha256_of
 from tests.conftest import SHARED
 from tests.stages.watching import summary, watch_arrays, watch_file
@@ -145,3 +155,52 @@ def test_kind_of_real_clips(given_clips: Path, name: str, backend: str) -> None:
     _, observation, start_s, end_s = watch_file(stage, given_clips / name)
     expected = "none" if backend == "haar" and name in HAAR_MISSES else REAL_KINDS[name]
     assert summary(stage, observation, start_s, end_s).kind == expected
+
+
+def test_a_faint_face_carries_a_track_on_but_begins_none() -> None:
+    clear, faint = Face(0.4, 0.4, 0.2, 0.2, 0.9), Face(0.41, 0.4, 0.2, 0.2, 0.55)
+    elsewhere = Face(0.0, 0.0, 0.1, 0.1, 0.55)
+    samples = [
+        FaceSample(0.0, [faint]),
+        FaceSample(0.5, [clear, elsewhere]),
+        FaceSample(1.0, [faint, elsewhere]),
+        FaceSample(1.5, [faint]),
+    ]
+    tracks = link_faces(samples, min_overlap=0.3, max_missed=2, min_first_score=0.65)
+    assert [track.samples for track in tracks] == [[1, 2, 3]]
+
+
+def test_person_kinds_of_the_real_clips(given_clips: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(WEIGHTS_VARIABLE, str(SHARED / "weights"))
+    stage = FacesStage(FacesParameters(backend="yunet"))
+    with (given_clips.parent / "manifest.csv").open() as file:
+        labels = [row for row in csv.DictReader(file) if row["n_people"].isdigit()]
+    wrong, right = [], 0
+    for label in labels:
+        found = _kind_of_file(stage, given_clips / Path(label["file"]).name)
+        if found is None:
+            continue
+        people = int(label["n_people"])
+        wanted = "none" if people == 0 else "single" if people == 1 else "multi"
+        right += found == wanted
+        wrong += [(label["file"], found, wanted)] if found != wanted else []
+    assert right + len(wrong) >= 35
+    assert right >= 0.9 * (right + len(wrong)), wrong
+
+
+def _kind_of_file(stage: FacesStage, path: Path) -> str | None:
+    try:
+        source = probe(str(path))
+        if source.modality != "video" or source.video_index is None:
+            return None
+        observer = stage.observer(source)
+        span = decode_unit(
+            str(path), source, -math.inf, math.inf, on_picture=observer.picture,
+            on_audio=lambda block: None, on_progress=lambda: None,
+        )  # fmt: skip
+    except MediaError:
+        return None
+    assert span.start_s is not None and span.end_s is not None
+    observation = observer.finish(span.start_s, span.end_s)
+    record = stage.summarise(observation.signals, span.start_s, span.end_s, {})
+    return record.kind if isinstance(record, FacesRecord) else None
