@@ -251,6 +251,11 @@ class JobConfiguration(Settings):
             gates.append(Gate("mix", "mix.chosen"))
         return sorted(gates, key=lambda gate: gate.name)
 
+    def expressions(self) -> list[Gate]:
+        """Everything that has to be a scalar expression over `dataset`: gates, and the mix's."""
+        grouping = [Gate("mix.by", f"({self.mix.by}\n) IS NOT NULL")] if self.mix.shares else []
+        return [*self.gate_list(), *grouping]
+
     def stage_parameters(self, name: str) -> dict[str, Any]:
         """One stage's parameters as plain data."""
         parameters: pydantic.BaseModel = getattr(self.stages, name)

@@ -170,7 +170,7 @@ def _job(
     storage, store = open_store(out)
     storage.check_writable()
     # A gate that is wrong must leave nothing behind, not even a lease.
-    check_gates(store, resolved.selection, configuration.gate_list())
+    check_gates(store, resolved.selection, configuration.expressions())
     engine = Engine(configuration.engine, configuration.decode, address)
     with Lease(storage) as lease, engine:
         yield Job(out, configuration, resolved, storage, store, lease, engine)
