@@ -39,7 +39,7 @@ _SPEECH_DIVIDER = "\n"
 
 def caption(job: Job) -> None:
     """Write the captions that are missing, then verify those whose verification is out of date."""
-    if job.configuration.caption.model is None:
+    if "caption" in job.resolved.unavailable:
         return
     rows = _without_caption(job)
     if job.configuration.caption.backend == "attributes":

@@ -7,7 +7,7 @@ import json
 import signal
 import sys
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, NoReturn
 
 import typer
 from rich.console import Console
@@ -285,9 +285,18 @@ def main() -> None:
     except SystemExit as stop:
         # Typer has already turned an interrupt into this code, without a word.
         if stop.code == _INTERRUPTED:
-            typer.echo("stopped; the same command goes on from what is committed", err=True)
-            sys.exit(1)
+            _say_stopped()
         raise
+    except RuntimeError as error:
+        # An interrupt in the middle of a query comes out of DuckDB as this.
+        if str(error) == "Query interrupted":
+            _say_stopped()
+        raise
+
+
+def _say_stopped() -> NoReturn:
+    typer.echo("stopped; the same command goes on from what is committed", err=True)
+    sys.exit(1)
 
 
 def _with_missing(assignments: list[str] | None, missing: str | None) -> list[str]:

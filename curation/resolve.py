@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import dataclasses
+import importlib.util
 from collections.abc import Mapping
 from typing import Any
 
-from curation.config import JobConfiguration
+from curation.config import CaptionSettings, JobConfiguration
 from manifests.decide import policy_fingerprint
 from manifests.errors import UsageError
 from manifests.fingerprint import fingerprint
@@ -145,8 +146,9 @@ def _build(
             if error.code not in _MISSING or name == "shots":
                 raise
             unavailable[name] = error
-    if remembered is None and configuration.caption.model is None:
-        unavailable["caption"] = _no_caption_model(configuration.caption.backend)
+    lacking = _lacking_for_captions(configuration.caption) if remembered is None else None
+    if lacking is not None:
+        unavailable["caption"] = lacking
     if unavailable and configuration.missing == "stop":
         raise missing_parts(configuration, unavailable)
     return stages, unavailable
@@ -201,6 +203,22 @@ def _described(weights: WeightSet) -> str:
     return (
         f"{weights.name} ({files}): {weights.purpose}; {size_text(weights.size_bytes)}, licence"
         f" {weights.licence}, commercial use {commercial}"
+    )
+
+
+def _lacking_for_captions(settings: CaptionSettings) -> UsageError | None:
+    """What the phase `caption` lacks, if anything: a model's name, or the package that asks it."""
+    if settings.model is None:
+        return _no_caption_model(settings.backend)
+    package = {"endpoint": "openai", "vllm": "vllm"}.get(settings.backend)
+    if package is None or importlib.util.find_spec(package) is not None:
+        return None
+    extra = "caption" if package == "openai" else "vllm"
+    return UsageError(
+        "missing_package",
+        f"Captions need the package {package}.",
+        subject=f"caption.{settings.backend}",
+        remedy=f"Run: pip install 'twinreel[{extra}]'",
     )
 
 

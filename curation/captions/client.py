@@ -21,37 +21,23 @@ from __future__ import annotations
 
 import asyncio
 import dataclasses
-import datetime
-import email.utils
-import os
 import queue
 import random
 import threading
-import urllib.parse
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
-
-import pydantic
+from typing import TYPE_CHECKING
 
 from curation.captions.answer import Answer, AnswerComplaint, CaptionForm, parse_answer
-from curation.captions.limits import CostMeter, RateLimiter
+from curation.captions.endpoint import Bill, Endpoint, Fault, Reply, misconfigured
 from curation.captions.prompt import ClipFacts
 from curation.captions.request import Message, first_messages, messages_again
-from curation.captions.settings import ENDPOINT_SETTINGS, EndpointSettings
-from manifests.errors import TwinreelError, UsageError
+from curation.captions.settings import EndpointSettings
+from manifests.errors import TwinreelError
 from stages.caption_media import ClipMedia
 
 if TYPE_CHECKING:
-    import openai
-
-_NO_KEY = "none"
-"""Sent where the variable is unset: the client insists on a key, local servers ignore it."""
-_SAID_CHARACTERS = 300
-"""How much of what an endpoint says goes into an error: some repeat the whole request."""
-_RETRIED = frozenset({408, 409, 425, 429})
-_KEY_REFUSED = frozenset({401, 402, 403})
-_NOT_THERE = frozenset({404, 405})
+    pass
 
 
 @dataclasses.dataclass(frozen=True)
@@ -83,15 +69,6 @@ class CaptionOutcome:
     def left_out(self) -> bool:
         """Whether `max_cost` was reached before the clip had an answer: neither good nor failed."""
         return self.answer is None and self.error is None
-
-
-@dataclasses.dataclass(frozen=True)
-class Reply:
-    """What a model wrote, whether it was cut for its length, whether a filter declined."""
-
-    text: str
-    truncated: bool = False
-    declined: bool = False
 
 
 def caption_all(
@@ -212,23 +189,14 @@ class _Background:
             self._results.put(error)
 
 
-@dataclasses.dataclass
-class _Bill:
-    """What one clip has taken so far."""
-
-    requests: int = 0
-    input_tokens: int = 0
-    output_tokens: int = 0
-    cost: float = 0.0
-
-    def outcome(
-        self,
-        request: CaptionRequest,
-        *,
-        answer: Answer | None = None,
-        error: TwinreelError | None = None,
-    ) -> CaptionOutcome:
-        return CaptionOutcome(request.clip_id, answer, error, **dataclasses.asdict(self))
+def _outcome(
+    request: CaptionRequest,
+    bill: Bill,
+    *,
+    answer: Answer | None = None,
+    error: TwinreelError | None = None,
+) -> CaptionOutcome:
+    return CaptionOutcome(request.clip_id, answer, error, **dataclasses.asdict(bill))
 
 
 class _Phase:
@@ -238,7 +206,7 @@ class _Phase:
         self._form = form
         self._settings = settings
         self._prompts = prompts
-        self._endpoint = _Endpoint(settings)
+        self._endpoint = Endpoint(settings)
         self._answered = False
         self._failed_in_a_row = 0
 
@@ -251,7 +219,7 @@ class _Phase:
         Raises:
             TwinreelError: the phase cannot go on.
         """
-        bill = _Bill()
+        bill = Bill()
         messages = first_messages(
             request.media,
             request.facts,
@@ -261,37 +229,37 @@ class _Phase:
         )
         for last in (False, True):
             reply = await self._ask(messages, bill)
-            if isinstance(reply, _Fault):
-                return bill.outcome(request, error=self._failure(request, reply))
+            if isinstance(reply, Fault):
+                return _outcome(request, bill, error=self._failure(request, reply))
             if reply is None:
-                return bill.outcome(request)
+                return _outcome(request, bill)
             judged = judge(reply, request.facts, self._form, max_tokens=self._settings.max_tokens)
             if isinstance(judged, Answer):
-                return bill.outcome(request, answer=judged)
+                return _outcome(request, bill, answer=judged)
             if last or reply.declined:
-                return bill.outcome(request, error=complaint_error(request.clip_id, judged))
+                return _outcome(request, bill, error=complaint_error(request.clip_id, judged))
             messages = messages_again(
                 messages, reply.text, judged, self._form, prompts=self._prompts
             )
         raise AssertionError("the second answer is always judged")
 
-    async def _ask(self, messages: list[Message], bill: _Bill) -> Reply | _Fault | None:
+    async def _ask(self, messages: list[Message], bill: Bill) -> Reply | Fault | None:
         """The reply, the last fault of all tries, or None where the cost is reached."""
         for attempt in range(1, self._settings.tries + 1):
             reply = await self._endpoint.post(messages, bill)
             if isinstance(reply, Reply):
                 self._answered, self._failed_in_a_row = True, 0
-            if not isinstance(reply, _Fault) or reply.kind == "refused":
+            if not isinstance(reply, Fault) or reply.kind == "refused":
                 return reply
             if reply.kind == "misconfigured":
-                raise _misconfigured(reply, self._settings)
+                raise misconfigured(reply, self._settings)
             asked_s = reply.retry_after_s or 0.0
             if attempt == self._settings.tries or asked_s > self._settings.longest_wait_s:
                 break
             await asyncio.sleep(self._wait_s(attempt, reply))
         return reply
 
-    def _wait_s(self, attempt: int, fault: _Fault) -> float:
+    def _wait_s(self, attempt: int, fault: Fault) -> float:
         if fault.retry_after_s is not None:
             # The limiter waits as long for all; what comes on top spreads them.
             spread_s = random.uniform(0, min(self._settings.backoff_s, 1.0))
@@ -299,7 +267,7 @@ class _Phase:
         doubled_s = self._settings.backoff_s * 2.0 ** (attempt - 1)
         return min(self._settings.longest_wait_s, doubled_s) * random.uniform(0.5, 1.0)
 
-    def _failure(self, request: CaptionRequest, fault: _Fault) -> TwinreelError:
+    def _failure(self, request: CaptionRequest, fault: Fault) -> TwinreelError:
         self._failed_in_a_row += 1
         if self._failed_in_a_row >= self._settings.give_up_after:
             raise TwinreelError(
@@ -328,138 +296,6 @@ class _Phase:
         )
 
 
-@dataclasses.dataclass(frozen=True)
-class _Fault:
-    """A request that brought no reply: what was said, with which status where there was one."""
-
-    said: str
-    status: int | None = None
-    retry_after_s: float | None = None
-
-    @property
-    def kind(self) -> Literal["passing", "misconfigured", "refused"]:
-        if self.status is None or self.status in _RETRIED or self.status >= 500:
-            return "passing"
-        if self.status in _KEY_REFUSED | _NOT_THERE or self.status < 400:
-            return "misconfigured"
-        return "refused"
-
-
-class _Message(pydantic.BaseModel):
-    content: str | None = None
-    refusal: str | None = None
-
-
-class _Choice(pydantic.BaseModel):
-    message: _Message
-    finish_reason: str | None = None
-
-
-class _Usage(pydantic.BaseModel):
-    prompt_tokens: int = 0
-    completion_tokens: int = 0
-
-
-class _Completion(pydantic.BaseModel):
-    """What is read of a chat completion; endpoints differ in everything else."""
-
-    choices: list[_Choice] = pydantic.Field(min_length=1)
-    usage: _Usage | None = None
-
-
-class _Endpoint:
-    """Sends requests, within the limits, and never says the key."""
-
-    def __init__(self, settings: EndpointSettings) -> None:
-        self._settings = settings
-        key = _key(settings)
-        self._scrub = _scrubber(key)
-        self._client = _connect(settings, key or _NO_KEY)
-        self._in_flight = asyncio.Semaphore(settings.concurrency)
-        self._limiter = RateLimiter(settings.requests_per_minute, settings.tokens_per_minute)
-        self._meter = CostMeter(settings.input_price, settings.output_price, settings.max_cost)
-
-    async def close(self) -> None:
-        await self._client.close()
-
-    async def post(self, messages: list[Message], bill: _Bill) -> Reply | _Fault | None:
-        """One request; None if the cost is reached and it was not sent.
-
-        Raises:
-            UsageError: `caption_cost_unknown`.
-        """
-        async with self._in_flight:
-            admission = await self._limiter.admit()
-            if self._meter.reached:
-                return None
-            bill.requests += 1
-            completion = await self._exchange(messages)
-            if isinstance(completion, _Fault):
-                self._limiter.settle(admission, 0)
-                self._limiter.hold(
-                    min(completion.retry_after_s or 0.0, self._settings.longest_wait_s)
-                )
-                return completion
-            usage = self._usage(completion)
-            self._limiter.settle(admission, usage.prompt_tokens + usage.completion_tokens)
-            bill.input_tokens += usage.prompt_tokens
-            bill.output_tokens += usage.completion_tokens
-            bill.cost += self._meter.charge(usage.prompt_tokens, usage.completion_tokens)
-        return _reply(completion.choices[0])
-
-    async def _exchange(self, messages: list[Message]) -> _Completion | _Fault:
-        import openai  # noqa: PLC0415
-
-        body: object = None
-        try:
-            # The client's own timeout starts afresh with every piece of a body that trickles in.
-            async with asyncio.timeout(self._settings.timeout_s):
-                body = await self._client.post(
-                    "/chat/completions",
-                    cast_to=object,
-                    body=request_body(messages, self._settings),
-                )
-            return _Completion.model_validate(body)
-        except (TimeoutError, openai.APITimeoutError):
-            return _Fault(f"no answer within {self._settings.timeout_s:g} s")
-        except openai.APIStatusError as error:
-            return _Fault(
-                self._scrub(error.message),
-                error.status_code,
-                _retry_after_s(error.response.headers),
-            )
-        except openai.APIConnectionError as error:
-            cause = error.__cause__ or error
-            return _Fault(self._scrub(f"connection failed ({type(cause).__name__}: {cause})"))
-        except ValueError as error:  # no JSON, or other JSON: pydantic's errors are ValueErrors too
-            kind = type(error).__name__
-            return _Fault(self._scrub(f"its body is no chat completion ({kind}): {body!r}"))
-
-    def _usage(self, completion: _Completion) -> _Usage:
-        if completion.usage is not None:
-            return completion.usage
-        if self._settings.max_cost is None:
-            return _Usage()
-        raise UsageError(
-            "caption_cost_unknown",
-            "The endpoint does not say how many tokens it took.",
-            subject=f"{ENDPOINT_SETTINGS}.max_cost",
-            remedy="Take the limit out, or ask an endpoint that reports usage.",
-        )
-
-
-def request_body(messages: list[Message], settings: EndpointSettings) -> dict[str, Any]:
-    """The JSON of one request; `extra_body` lies over our own fields, and null takes one out."""
-    body = {
-        "model": settings.model,
-        "messages": messages,
-        "temperature": settings.temperature,
-        "max_tokens": settings.max_tokens,
-        **settings.extra_body,
-    }
-    return {field: value for field, value in body.items() if value is not None}
-
-
 def judge(
     reply: Reply, facts: ClipFacts, form: CaptionForm, *, max_tokens: int
 ) -> Answer | AnswerComplaint:
@@ -484,88 +320,3 @@ def judge(
 def complaint_error(clip_id: str, complaint: AnswerComplaint) -> TwinreelError:
     """A clip's failure by an answer that was not mended."""
     return TwinreelError(complaint.code, complaint.complaint, subject=clip_id)
-
-
-def _reply(choice: _Choice) -> Reply:
-    return Reply(
-        text=choice.message.content or choice.message.refusal or "",
-        truncated=choice.finish_reason == "length",
-        declined=bool(choice.message.refusal) or choice.finish_reason == "content_filter",
-    )
-
-
-def _connect(settings: EndpointSettings, key: str) -> openai.AsyncOpenAI:
-    try:
-        import openai  # noqa: PLC0415
-    except ImportError as error:
-        raise UsageError(
-            "missing_package",
-            "Captions by an endpoint need the package openai.",
-            remedy="pip install 'twinreel[caption]'",
-        ) from error
-    return openai.AsyncOpenAI(
-        api_key=key, base_url=settings.base_url, timeout=settings.timeout_s, max_retries=0
-    )
-
-
-def _key(settings: EndpointSettings) -> str:
-    """The key, empty where the variable is unset."""
-    key = os.environ.get(settings.api_key_variable, "").strip()
-    if key.isascii() and key.isprintable():
-        return key
-    raise UsageError(
-        "caption_key_refused",
-        "The key holds characters that no key has.",
-        subject=f"{ENDPOINT_SETTINGS}.api_key_variable",
-        remedy=f"Set {settings.api_key_variable} anew.",
-    )
-
-
-def _misconfigured(fault: _Fault, settings: EndpointSettings) -> UsageError:
-    if fault.status in _KEY_REFUSED:
-        variable = settings.api_key_variable
-        unset = "" if os.environ.get(variable) else " It is not set."
-        return UsageError(
-            "caption_key_refused",
-            f"The endpoint {settings.base_url} refuses the key: {fault.said}",
-            subject=f"{ENDPOINT_SETTINGS}.api_key_variable",
-            remedy=f"Put a key that may use {settings.model} into {variable}.{unset}",
-        )
-    return UsageError(
-        "caption_model_not_found",
-        f"The endpoint {settings.base_url} has no such address or no model {settings.model}: "
-        f"{fault.said}",
-        subject=f"{ENDPOINT_SETTINGS}.model",
-        remedy=f"Check {ENDPOINT_SETTINGS}.base_url, which mostly ends in /v1, and the model.",
-    )
-
-
-def _scrubber(key: str) -> Callable[[str], str]:
-    """Takes the key out of what an endpoint says, then shortens it."""
-    secrets = {key, urllib.parse.quote(key, safe="")} - {""}
-
-    def scrub(text: str) -> str:
-        for secret in secrets:
-            text = text.replace(secret, "***")
-        text = " ".join(text.split())
-        return text if len(text) <= _SAID_CHARACTERS else f"{text[:_SAID_CHARACTERS]}..."
-
-    return scrub
-
-
-def _retry_after_s(headers: Mapping[str, str]) -> float | None:
-    """The wait that a response asks for: seconds or a date (RFC 9110, 10.2.3)."""
-    value = headers.get("retry-after")
-    if value is None:
-        return None
-    try:
-        wait_s = float(value)
-    except ValueError:
-        try:
-            date = email.utils.parsedate_to_datetime(value)
-        except ValueError:
-            return None
-        if date.tzinfo is None:
-            date = date.replace(tzinfo=datetime.UTC)
-        wait_s = (date - datetime.datetime.now(datetime.UTC)).total_seconds()
-    return max(0.0, wait_s) if wait_s == wait_s else None  # noqa: PLR0124 - NaN is no wait

@@ -32,10 +32,10 @@ from curation.captions.answer import Answer, AnswerComplaint, CaptionForm
 from curation.captions.client import (
     CaptionOutcome,
     CaptionRequest,
-    Reply,
     complaint_error,
     judge,
 )
+from curation.captions.endpoint import Reply
 from curation.captions.request import Message, first_messages, messages_again
 from curation.captions.settings import VLLM_SETTINGS, VllmSettings
 from manifests.errors import TwinreelError, UsageError

@@ -68,7 +68,7 @@ def refused(finished: Finished, code: str, *parts: str) -> None:
         (["--set", "clip.frames"], "bad_assignment", ["key=value"]),
         (["--preset", "ovy"], "unknown_preset", ["'ovi'"]),
         (["--config", "/no/such.yaml"], "configuration_unreadable", ["/no/such.yaml"]),
-        (["--phase", "pakc"], "unknown_phase", ["pakc", "measure, select, caption, pack"]),
+        (["--phase", "pakc"], "unknown_phase", ["pakc", "annotate, select, caption, pack"]),
         (["--set", "gates.g=avg(loudness.mean_volume_db) > -30"], "gate_not_scalar", ["g", "avg"]),
         (["--set", "gates.g=damaged_s < (SELECT 1)"], "gate_not_scalar", ["subquery"]),
         (["--set", "gates.g=row_number() OVER () < 5"], "gate_not_scalar", ["g"]),

@@ -8,7 +8,9 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
+import soundfile
 
 from curation.demo_bucket import Shape, VideoFormat, scenery_clip, talking_face_clip
 from curation.demo_bucket.clips import still_clip
@@ -17,6 +19,7 @@ from tests.curation.captions.scripted_server import ScriptedServer, well_formed
 from tests.curation.command_line import Finished, twinreel, twinreel_process
 from tests.made_up_weights import write_ast, write_clip, write_raft, write_real, write_syncnet
 from tests.stages.made_up_whisper import write_whisper
+from tests.voices import say
 
 FAST = VideoFormat(options={"preset": "ultrafast"})
 LOOSE = (
@@ -206,3 +209,44 @@ def test_without_weights_clips_are_pending_not_guessed(bucket: Path, tmp_path: P
     assert "twinreel weights fetch raft-large" in finished.err
     unmeasured = "Not measured, since weights or settings are missing: aesthetic, audio_class"
     assert unmeasured in finished.out
+
+
+def test_sound_alone_is_transcribed_and_described_whatever_it_is(
+    environment: dict[str, str], tmp_path: Path
+) -> None:
+    raw, out = tmp_path / "raw", tmp_path / "out"
+    raw.mkdir()
+    voice, rate_hz = say("good morning to you all, this is a longer sentence about the weather")
+    wide = np.repeat(np.repeat(voice, 192_000 // rate_hz)[:, None], 8, axis=1)
+    soundfile.write(raw / "voice.wav", wide, 192_000 // rate_hz * rate_hz)
+    noise = 0.1 * np.random.default_rng(0).standard_normal(48_000 * 3)
+    soundfile.write(raw / "rain.flac", noise, 48_000)
+    soundfile.write(raw / "blip.wav", noise[:9_600], 48_000)
+    soundfile.write(raw / "silent.wav", np.zeros(48_000 * 3), 48_000)
+    with ScriptedServer(well_formed) as server:
+        finished = twinreel_process(
+            "curate", raw, "--out", out, "--preset", "ovi-audio",
+            "--set", "gates.length=", "--set", "gates.mean_volume=", "--set", "clip.min_frames=2",
+            "--set", f"caption.endpoint.base_url={server.base_url}",
+            "--set", "caption.endpoint.model=made-up",
+            environment=environment,
+        )  # fmt: skip
+        assert all(ask.images == () for ask in server.asks)
+    assert finished.code == 0, finished.err
+    found = rows(
+        out,
+        """SELECT regexp_extract(uri, '[^/]*$') AS file, transcript, audio_class, audio_quality,
+        caption, sample FROM dataset""",
+    )
+    by_file = {row["file"]: row for row in found}
+    assert set(by_file) == {"voice.wav", "rain.flac", "blip.wav", "silent.wav"}
+    for row in found:
+        assert row["caption"]["status"] == row["sample"]["status"] == "ok", row
+        assert row["audio_class"]["status"] == row["audio_quality"]["status"] == "ok", row
+        assert row["sample"]["width"] is None
+    assert by_file["voice.wav"]["transcript"]["status"] == "ok"
+    assert by_file["voice.wav"]["audio_quality"]["mos_overall"] > 1.0
+    assert by_file["silent.wav"]["audio_class"]["kind"] == "silence"
+    for file in ("rain.flac", "silent.wav"):
+        assert by_file[file]["transcript"]["status"] == "not_applicable"
+        assert by_file[file]["caption"]["speech"] is None
