@@ -6,13 +6,15 @@ and `<ENDAUDCAP>` (form `ovi`), or after `Audio:` (form `ovi-960`, of the later 
 `ovi-audio` (section 3.3) has no pictures: nothing but quotations and the description.
 
 Only this is forgiven: blanks around the answer and inside tags, and line breaks, which become
-blanks. Everything else a model trained on the caption would learn.
+blanks. Everything else a model trained on the caption would learn. Refusals and talk about the task
+are told by English phrases, outside of quotations.
 """
 
 from __future__ import annotations
 
 import dataclasses
 import re
+import unicodedata
 from collections.abc import Sequence
 from typing import Literal
 
@@ -24,15 +26,42 @@ AUDIO_TAGS = ("<AUDCAP>", "<ENDAUDCAP>")
 AUDIO_WORD = "Audio:"
 
 _TAG = re.compile(r"<[^<>]*>")
-_SENTENCE_END = re.compile(r"[.!?…。！？][\"'”’)\]]*$")
+_LONGEST_SHOWN_TAG = 40
+_LOOKALIKE = re.compile(
+    r"(?i)audcap|[＜〈⟨‹《【\[{]\s*/?\s*[se]\s*[＞〉⟩›》】\]}]|&(?:lt|gt|amp|quot|nbsp|#\d+);"
+)
+"""What a model writes in a tag's stead: other brackets, or a tag's name without any."""
+_AUDIO_LABEL = re.compile(r"(?i)(?<!\w)audio(?:\s+(?:description|caption))?\s*[:：]")
+_DESCRIPTION_LABEL = re.compile(r"(?i)^\W*(?:\w+\s+){0,2}(?:description|caption)\s*[:：]")
+_NOTHING_DESCRIBED = re.compile(r"(?i)^\W*(?:n/?a|none|null|nil|unknown)\W*$")
+_WORD = re.compile(r"[^\W_]")
+_NOTE = re.compile(r"^\s*(?:\[[^\]]*\]|\([^)]*\))\W*$")
+_SENTENCE_END = re.compile(r"[.!?…。！？｡؟۔।॥።][\"'”’»」』)\]]*$")
+_QUOTED = re.compile(r"\"[^\"<>]*\"|“[^”<>]*”|«[^»<>]*»")
+"""What is to be read in the picture, mostly."""
 _REFUSAL = re.compile(
-    r"(?i)^\W*(i['’]?m (very )?sorry|sorry|i apologi[sz]e|as an ai|i['’]?m (unable|not able)"
-    r"|i (cannot|can['’]?t|can not|am unable|won['’]?t))\b"
+    r"(?i)(^|[.!?])\W*(?:i(?:['’]?m| am) (?:very |so |really )?(?:sorry|unable|not able)"
+    r"|sorry, (?:but )?i|i apologi[sz]e|as an ai|as a (?:large )?language model"
+    r"|i (?:cannot|can['’]?t|can not|won['’]?t|do not have|don['’]?t have))\b"
 )
 _PREAMBLE = re.compile(
-    r"(?i)^\W*(sure|certainly|of course|okay|here(['’]s| is| are)|caption\s*:|answer\s*:)"
+    r"(?i)^\W*(?:(?:sure|sure thing|certainly|of course|absolutely|okay|ok|alright|great)\s*[,.!:]"
+    r"|here(?:['’]s| is| are)\b|(?:let me|i['’]ll|i will)\b"
+    r"|(?:this|below|following) is (?:the|a|my|your)\b[^.]{0,30}\bcaption\b"
+    r"|(?:(?:the|my|a|your|full|final|long|video|revised|corrected|new)\s+)*"
+    r"(?:caption|answer|transcript(?:ion)?)\s*[:：])"
 )
-_MARKDOWN = re.compile(r"```|\*\*|^#{1,6} ", re.MULTILINE)
+_PARTING = re.compile(
+    r"(?i)\b(?:let me know|feel free|(?:i )?hope this|would you like me|if you (?:need|want|would))"
+    r"\b[^.!?]*[.!?]?\s*$"
+)
+_MARKDOWN = re.compile(
+    # Paired stars and underlines only: a word may be masked with stars.
+    r"```|`[^`\n]+`|(?<![\w*])(?:\*\*(?=\S)[^*]+\*\*|\*\w[^*\n]*\w\*(?![\w*]))"
+    r"|(?<!\w)__(?=\S)[^_]+__|^\s*#{1,6}\s|^\s*(?:[-*•]|\d{1,2}[.)])\s|\]\(https?:",
+    re.MULTILINE,
+)
+_WRAPPINGS = ('""', "“”", "''", "{}", "[]", "()")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -51,7 +80,8 @@ class AnswerComplaint(Exception):  # noqa: N818 - not an error of this program
     """An answer that is not a caption in the form.
 
     Args:
-        code: `caption_malformed`, `caption_refused`, `caption_truncated` or `caption_empty`.
+        code: `caption_malformed`, `caption_refused`, `caption_truncated` (said by who sees where an
+            answer was cut) or `caption_empty`.
         complaint: one sentence to say to the model when it is asked once more.
         rule: the rule that is broken, a stable word.
     """
@@ -81,11 +111,13 @@ def parse_answer(
     plain = " ".join(text.split())
     told, audio = _split_960(plain) if form == "ovi-960" else _split_tagged(plain)
     quotations = _quotations(told)
-    if form != "ovi-960" and AUDIO_WORD in f"{_outside(told, quotations)} {audio}":
+    if form != "ovi-960" and _AUDIO_LABEL.search(f"{_outside(told, quotations)} {audio}"):
         raise _malformed("audio_word", f"Do not write {AUDIO_WORD}, the tags say what it is.")
     speech = tuple(told[start:end].strip() for start, end in quotations)
     _check_speech(speech, has_speech if has_sound else False)
     _check_told(told, quotations, form)
+    _check_words(_outside(told, quotations))
+    _check_words(audio)
     quoted = re.sub(r"<S>\s*(.*?)\s*<E>", r"<S>\1<E>", told).strip()
     description = f"{AUDIO_WORD} {audio}" if form == "ovi-960" else audio.join(AUDIO_TAGS)
     return Answer(f"{quoted} {description}".strip(), speech, audio)
@@ -95,16 +127,36 @@ def _check_manner(text: str) -> None:
     """It is a caption at all: neither a refusal, nor talk about a caption."""
     if not text.strip():
         raise AnswerComplaint("caption_empty", "The answer is empty.", "empty")
-    if _REFUSAL.match(text) and not _TAG.search(text):
-        raise AnswerComplaint(
-            "caption_refused",
-            "Describe what is to be seen and heard; nothing else is asked for.",
-            "refused",
+    if any(_is_odd(character) for character in text):
+        raise _malformed(
+            "odd_characters", "The text holds characters that are none: write it anew."
         )
+    if _REFUSAL.match(text):
+        raise _refused()
     if _MARKDOWN.search(text):
-        raise _malformed("markdown", "Write plain text without Markdown.")
+        raise _malformed("markdown", "Write plain text without Markdown and without a list.")
+    bare = text.strip()
+    if f"{bare[0]}{bare[-1]}" in _WRAPPINGS or bare.startswith("{"):
+        raise _malformed("wrapped", "Write the caption itself, without quotation marks around it.")
     if _PREAMBLE.match(text):
         raise _malformed("preamble", "Begin with the caption itself, without any words before it.")
+
+
+def _check_words(words: str) -> None:
+    """No talk about the task inside of the caption either."""
+    own_words = _QUOTED.sub(" ", words)
+    if _REFUSAL.search(own_words):
+        raise _refused()
+    if _PARTING.search(own_words):
+        raise _malformed("parting", "End with the caption itself, without any words after it.")
+
+
+def _is_odd(character: str) -> bool:
+    """Half a character, a replaced one, or a control: no table and no tokeniser takes them well."""
+    category = unicodedata.category(character)
+    return (
+        category == "Cs" or character == "\ufffd" or (category == "Cc" and not character.isspace())
+    )
 
 
 def _split_tagged(text: str) -> tuple[str, str]:
@@ -130,9 +182,11 @@ def _split_tagged(text: str) -> tuple[str, str]:
 def _split_960(text: str) -> tuple[str, str]:
     """The same of the form that ends with `Audio: ...`."""
     _check_tags(text, _TAG.findall(text), SPEECH_TAGS)
-    if text.count(AUDIO_WORD) != 1:
+    labels = [label.group() for label in _AUDIO_LABEL.finditer(text)]
+    if labels != [AUDIO_WORD]:
         raise _malformed(
-            "audio_count", f"Write exactly one audio description, after the word {AUDIO_WORD}"
+            "audio_count",
+            f"Write exactly one audio description, after the word {AUDIO_WORD} and nothing else.",
         )
     told, _, audio = text.partition(AUDIO_WORD)
     if _TAG.search(audio):
@@ -144,17 +198,25 @@ def _split_960(text: str) -> tuple[str, str]:
 
 
 def _described(audio: str) -> str:
-    if not audio.strip(" .,;"):
+    if not _WORD.search(audio) or _NOTHING_DESCRIBED.match(audio):
         raise _malformed("audio_empty", "The audio description is empty.")
+    if _DESCRIPTION_LABEL.match(audio):
+        raise _malformed("audio_word", "Begin the audio description itself, without a heading.")
     return audio.strip()
 
 
 def _check_tags(text: str, tags: Sequence[str], known: Sequence[str]) -> None:
     for tag in tags:
         if tag not in known:
-            raise _malformed("unknown_tag", f"There is no tag {tag}; use {', '.join(known)} only.")
-    if re.search(r"[<>]", _TAG.sub("", text)):
+            shown = tag[:_LONGEST_SHOWN_TAG]
+            raise _malformed(
+                "unknown_tag", f"There is no tag {shown}; use {', '.join(known)} only."
+            )
+    bare = _TAG.sub("", text)
+    if re.search(r"[<>]", bare):
         raise _malformed("stray_bracket", "A tag is broken: a < or > belongs to none.")
+    if _LOOKALIKE.search(bare):
+        raise _malformed("lookalike_tag", f"Write tags exactly like this: {', '.join(known)}.")
 
 
 def _quotations(told: str) -> list[tuple[int, int]]:
@@ -168,13 +230,19 @@ def _quotations(told: str) -> list[tuple[int, int]]:
                 "speech_balance", "Every <S> needs its <E> after it, and quotations must not nest."
             )
         if opened is not None:
-            if not told[opened : tag.start()].strip():
-                raise _malformed("speech_empty", "There is nothing between <S> and <E>.")
+            _check_quotation(told[opened : tag.start()])
             spans.append((opened, tag.start()))
         opened = tag.end() if opens else None
     if opened is not None:
         raise _malformed("speech_balance", "An <S> has no <E> after it.")
     return spans
+
+
+def _check_quotation(words: str) -> None:
+    if not _WORD.search(words):
+        raise _malformed("speech_empty", "There are no words between <S> and <E>.")
+    if _NOTE.match(words):
+        raise _malformed("speech_noted", "Write words that are said between <S> and <E>, no notes.")
 
 
 def _check_speech(speech: Sequence[str], has_speech: bool | None) -> None:
@@ -186,13 +254,13 @@ def _check_speech(speech: Sequence[str], has_speech: bool | None) -> None:
 
 def _check_told(told: str, quotations: Sequence[tuple[int, int]], form: CaptionForm) -> None:
     """What stands outside of quotations: the visual events, or nothing if there are no pictures."""
-    seen = _outside(told, quotations).strip(" .,;")
-    if form == "ovi-audio" and seen:
+    seen = _outside(told, quotations)
+    if form == "ovi-audio" and seen.strip():
         raise _malformed(
             "outside_quotations",
             "There are no pictures: write quotations and the audio description and nothing else.",
         )
-    if form != "ovi-audio" and not seen:
+    if form != "ovi-audio" and not _WORD.search(seen):
         raise _malformed("nothing_seen", "Tell what is to be seen before what is to be heard.")
 
 
@@ -207,3 +275,11 @@ def _outside(told: str, quotations: Sequence[tuple[int, int]]) -> str:
 
 def _malformed(rule: str, complaint: str) -> AnswerComplaint:
     return AnswerComplaint("caption_malformed", complaint, rule)
+
+
+def _refused() -> AnswerComplaint:
+    return AnswerComplaint(
+        "caption_refused",
+        "Describe what is to be seen and heard; nothing else is asked for.",
+        "refused",
+    )
