@@ -192,6 +192,9 @@ class EngineSettings(Settings):
     batch_clips: int = pydantic.Field(
         8, ge=1, description="clips handed to a model at once; results do not depend on it"
     )
+    batch_mb: float = pydantic.Field(
+        200.0, gt=0, description="megabytes handed to a model at once, unless one clip has more"
+    )
 
 
 class InputSettings(Settings):

@@ -25,7 +25,8 @@ from curation.worker import ModelWorker, Worker
 from manifests.errors import MediaError, TwinreelError, UsageError
 from stages.clip import StageCall
 
-_LOCAL_OBJECT_STORE_BYTES = 256 << 20
+_LOCAL_OBJECT_STORE_BYTES = 512 << 20
+"""Room for two batches of what models see; Ray puts on disk what goes beyond."""
 _RESUBMITS = 3
 """How often a task is given to another worker after its own died with its node."""
 
@@ -279,16 +280,18 @@ class _Pipeline:
         self, tasks: Iterator[Task], workers: list[Any], models: list[Any], settings: EngineSettings
     ) -> None:
         self._tasks = tasks
-        self._batch_clips = settings.batch_clips
+        self._batch_clips, self._batch_mb = settings.batch_clips, settings.batch_mb
         # Enough for every model to find its next batch ready, and no more.
         self._most_prepared = 2 * settings.batch_clips * len(models)
+        self._most_mb = 2 * settings.batch_mb * len(models)
         self._free_workers = collections.deque(
             worker for _ in range(settings.in_flight_per_worker) for worker in workers
         )
         self._free_models = collections.deque(models)
         self._again: collections.deque[tuple[Task, int]] = collections.deque()
         self._preparing: dict[Any, tuple[Any, Task, int, Any]] = {}
-        self._prepared: collections.deque[tuple[Task, Any]] = collections.deque()
+        self._prepared: collections.deque[tuple[Task, Any, float]] = collections.deque()
+        self._prepared_mb = 0.0
         self._batches: collections.deque[_Batch] = collections.deque()
         self._inferring: dict[Any, tuple[Any, _Batch]] = {}
         self._exhausted = False
@@ -313,6 +316,7 @@ class _Pipeline:
         while (
             self._free_workers
             and len(self._preparing) + len(self._prepared) < self._most_prepared
+            and self._prepared_mb < self._most_mb
             and (following := self._next_task()) is not None
         ):
             task, tries = following
@@ -338,11 +342,20 @@ class _Pipeline:
     def _next_batch(self, no_more_come: bool) -> _Batch | None:
         if self._batches:
             return self._batches.popleft()
-        if len(self._prepared) < (1 if no_more_come else self._batch_clips):
+        full = len(self._prepared) >= self._batch_clips or self._prepared_mb >= self._batch_mb
+        if not self._prepared or not (full or no_more_come):
             return None
-        count = min(self._batch_clips, len(self._prepared))
-        clips = [self._prepared.popleft() for _ in range(count)]
-        return _Batch([task for task, _ in clips], [arrays for _, arrays in clips])
+        batch, batch_mb = _Batch([], []), 0.0
+        while self._prepared and len(batch.tasks) < self._batch_clips:
+            task, arrays, megabytes = self._prepared[0]
+            if batch.tasks and batch_mb + megabytes > self._batch_mb:
+                break
+            self._prepared.popleft()
+            self._prepared_mb -= megabytes
+            batch_mb += megabytes
+            batch.tasks.append(task)
+            batch.arrays.append(arrays)
+        return batch
 
     def _when_prepared(self, reference: Any) -> Iterator[Outcome]:  # noqa: ANN401 - Ray's
         import ray  # noqa: PLC0415
@@ -350,14 +363,15 @@ class _Pipeline:
         worker, task, tries, arrays = self._preparing.pop(reference)
         self._free_workers.append(worker)
         try:
-            for_model, result, error = ray.get(reference)
+            megabytes, result, error = ray.get(reference)
         except ray.exceptions.RayError as lost:
             if tries < _RESUBMITS:
                 self._again.append((task, tries + 1))
                 return
-            for_model, result, error = False, None, _worker_lost(task, lost)
-        if for_model:
-            self._prepared.append((task, arrays))
+            megabytes, result, error = None, None, _worker_lost(task, lost)
+        if megabytes is not None:
+            self._prepared.append((task, arrays, megabytes))
+            self._prepared_mb += megabytes
         else:
             yield Outcome(task, result, error)
 

@@ -132,6 +132,7 @@ def _build(
         parameters = getattr(configuration.stages, name)
         if not parameters.enabled:
             continue
+        _check_reads(configuration, stage)
         if remembered is not None:
             backend = remembered.backends.get(name)
             if backend is None:
@@ -154,6 +155,17 @@ def _build(
     return stages, unavailable
 
 
+def _check_reads(configuration: JobConfiguration, stage: type[Stage[Any]]) -> None:
+    off = [name for name in stage.reads if not getattr(configuration.stages, name).enabled]
+    if off:
+        raise UsageError(
+            "stage_disabled",
+            f"It reads what {' and '.join(off)} measure, which is switched off.",
+            subject=f"stages.{stage.name}",
+            remedy=f"Set stages.{stage.name}.enabled=false too, or switch {off[0]} on.",
+        )
+
+
 def missing_parts(
     configuration: JobConfiguration, unavailable: Mapping[str, UsageError]
 ) -> UsageError:
@@ -163,7 +175,7 @@ def missing_parts(
     for name, error in unavailable.items():
         sets = _missing_sets(configuration, name) if error.code == "missing_weights" else []
         wanted += sets
-        lines += [f"  {name}: {_described(weights)}" for weights in sets] or [f"  {error}"]
+        lines += [f"  {_described(weights)}" for weights in sets] or [f"  {error}"]
     if wanted:
         names = " ".join(weights.name for weights in wanted)
         total = size_text(sum(weights.size_bytes for weights in wanted))

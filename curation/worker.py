@@ -5,6 +5,7 @@ Apart from the engine so that a worker process imports neither the decoders nor 
 
 from __future__ import annotations
 
+import dataclasses
 from typing import TYPE_CHECKING, Any
 
 from manifests.errors import TwinreelError
@@ -43,18 +44,29 @@ class Worker:
 
     def prepare(
         self, function: str, argument: object, subject: str
-    ) -> tuple[tuple[bool, Any, TwinreelError | None], Any]:
+    ) -> tuple[tuple[float | None, Any, TwinreelError | None], Any]:
         """As `run`, with what a model has to see apart from the rest.
 
         Returns:
-            Whether a model has to see it, else the result or the error; and the arrays, which the
-            caller passes on to the model without looking at them.
+            Megabytes of what a model has to see, or None and the result or the error; and the
+            arrays, which the caller passes on to the model without looking at them.
         """
         result, error = self.run(function, argument, subject)
         prepared = getattr(result, "prepared", None)
         if prepared is not None:
-            return (True, None, None), prepared
-        return (False, result, error), None
+            return (_bytes_of(prepared) / 1e6, None, None), prepared
+        return (None, result, error), None
+
+
+def _bytes_of(value: object) -> int:
+    """About how much memory something takes: its arrays, wherever in it they are."""
+    if dataclasses.is_dataclass(value):
+        return sum(_bytes_of(getattr(value, field.name)) for field in dataclasses.fields(value))
+    if isinstance(value, list | tuple):
+        return sum(map(_bytes_of, value))
+    if isinstance(value, dict):
+        return sum(map(_bytes_of, value.values()))
+    return int(getattr(value, "nbytes", 0))
 
 
 class ModelWorker:

@@ -9,6 +9,7 @@ clip without speech it would say nothing that means anything.
 from __future__ import annotations
 
 import dataclasses
+import functools
 import hashlib
 import importlib.util
 from collections.abc import Mapping, Sequence
@@ -152,11 +153,28 @@ def dnsmos(samples: npt.NDArray[np.float32]) -> Mapping[str, float]:
     Args:
         samples: float32 [samples] at 16 kHz; turned down where they pass full scale.
     """
-    from speechmos import dnsmos as package  # noqa: PLC0415 - brings onnxruntime and librosa
-
     peak = float(np.max(np.abs(samples), initial=0.0))
-    found: Mapping[str, Any] = package.run(samples / max(1.0, peak), _RATE_HZ)
+    found: Mapping[str, Any] = _scorer()(samples / max(1.0, peak), _RATE_HZ, False)
     return {name: float(value) for name, value in found.items()}
+
+
+@functools.lru_cache(maxsize=1)
+def _scorer() -> Any:  # noqa: ANN401 - the package's own class
+    """The package's scorer, with sessions of one thread.
+
+    Its own sessions take as many threads as there are cores, in each of as many processes.
+    """
+    import onnxruntime  # noqa: PLC0415
+    from speechmos import dnsmos as package  # noqa: PLC0415 - brings librosa too
+
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = options.inter_op_num_threads = 1
+    p808, primary = (str(path) for path in _model_paths())
+    scorer = package.DNSMOS.__new__(package.DNSMOS)
+    scorer.primary_model_path = primary
+    scorer.onnx_sess = onnxruntime.InferenceSession(primary, options)
+    scorer.p808_onnx_sess = onnxruntime.InferenceSession(p808, options)
+    return scorer
 
 
 def _model_paths() -> list[Path]:

@@ -1,7 +1,7 @@
 """What a request for a caption carries of a clip: a few frames, and its whole sound.
 
-At most about 1.5 MB a clip: seven JPEG pictures of up to 768 x 768 pixels (some 100 kB each) and
-5 s of 16 kHz mono sound (160 kB; 12 s have 384 kB).
+Mostly below 1 MB a clip, at most 4.2 MB: seven JPEG pictures of up to 768 x 768 pixels have some
+100 kB each (530 kB if they are nothing but noise), 12 s of 16 kHz mono sound 384 kB.
 """
 
 from __future__ import annotations

@@ -7,7 +7,8 @@ and `<ENDAUDCAP>` (form `ovi`), or after `Audio:` (form `ovi-960`, of the later 
 
 Only this is forgiven: blanks around the answer and inside tags, and line breaks, which become
 blanks. Everything else a model trained on the caption would learn. Refusals and talk about the task
-are told by English phrases, outside of quotations.
+are told by English phrases, outside of quotations. What was cut in the form `ovi-960` at the end of
+a sentence cannot be told from a whole caption here: only who asked knows.
 """
 
 from __future__ import annotations
@@ -61,7 +62,7 @@ _MARKDOWN = re.compile(
     r"|(?<!\w)__(?=\S)[^_]+__|^\s*#{1,6}\s|^\s*(?:[-*•]|\d{1,2}[.)])\s|\]\(https?:",
     re.MULTILINE,
 )
-_WRAPPINGS = ('""', "“”", "''", "{}", "[]", "()")
+_WRAPPINGS = ('""', "“”", "«»", "[]", "()")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -131,15 +132,22 @@ def _check_manner(text: str) -> None:
         raise _malformed(
             "odd_characters", "The text holds characters that are none: write it anew."
         )
-    if _REFUSAL.match(text):
+    if _REFUSAL.match(_QUOTED.sub(" ", text)):
         raise _refused()
     if _MARKDOWN.search(text):
         raise _malformed("markdown", "Write plain text without Markdown and without a list.")
-    bare = text.strip()
-    if f"{bare[0]}{bare[-1]}" in _WRAPPINGS or bare.startswith("{"):
+    if _is_wrapped(text.strip()):
         raise _malformed("wrapped", "Write the caption itself, without quotation marks around it.")
     if _PREAMBLE.match(text):
         raise _malformed("preamble", "Begin with the caption itself, without any words before it.")
+
+
+def _is_wrapped(text: str) -> bool:
+    """The whole of it stands in quotation marks or brackets, or is JSON."""
+    first, last = text[0], text[-1]
+    # More marks than two are those of words to be read in the picture.
+    marks = sum(text.count(mark) for mark in {first, last})
+    return (first + last in _WRAPPINGS and marks == 2) or first == "{"
 
 
 def _check_words(words: str) -> None:

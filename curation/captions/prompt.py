@@ -1,24 +1,27 @@
 """The prompts: text files, filled in with what is known of a clip.
 
 A user's own folder may hold any of the files under the same names; those it does not hold are the
-packaged ones. Placeholders are `$stills`, `$duration`, `$speech`, `$sound`, `$transcript` and
-`$complaint`.
+packaged ones. Files are read once a process, so that one edited under way does not split a job.
+Placeholders are `$stills`, `$duration`, `$speech`, `$sound`, `$transcript` and `$complaint`.
 """
 
 from __future__ import annotations
 
 import dataclasses
 import functools
+import itertools
 import re
 import string
 from importlib import resources
 from pathlib import Path
+from typing import get_args
 
 from curation.captions.answer import AnswerComplaint, CaptionForm
 from manifests.errors import UsageError
 from manifests.fingerprint import fingerprint
 
 _SYSTEM, _PARTS, _COMPLAINT = "system.txt", "parts.txt", "complaint.txt"
+_NAMES = (_SYSTEM, _PARTS, _COMPLAINT, *(f"{form}.txt" for form in get_args(CaptionForm)))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -75,12 +78,34 @@ def complaint_prompt(
 def prompts_fingerprint(form: CaptionForm, folder: Path | None = None) -> str:
     """Hash of all the texts that a form's prompts are made of.
 
+    What is wrong with any of them is told here, before a job has begun.
+
     Raises:
         UsageError: `bad_prompt`.
     """
+    if folder is not None:
+        _check_names(folder)
+    _rehearse(form, folder)
     return fingerprint(
         [_text(name, folder) for name in (_SYSTEM, f"{form}.txt", _PARTS, _COMPLAINT)]
     )
+
+
+def _check_names(folder: Path) -> None:
+    """A text under a wrong name would be left unread without a word."""
+    for path in sorted(folder.glob("*.txt")):
+        if path.name not in _NAMES:
+            raise _bad(
+                path.name, folder, f"No prompt has this name; there are {', '.join(_NAMES)}."
+            )
+
+
+def _rehearse(form: CaptionForm, folder: Path | None) -> None:
+    """Make every prompt once."""
+    system_prompt(form, folder)
+    complaint_prompt(form, AnswerComplaint("caption_malformed", "A complaint."), folder)
+    for sound, speech in itertools.product((True, False), (True, False, None)):
+        user_prompt(form, ClipFacts(sound, speech, 1.0, "a word"), folder)
 
 
 def _speech(facts: ClipFacts, folder: Path | None) -> str:

@@ -1,8 +1,9 @@
 """Holding a caption against what was measured: its quotations, and its audio description.
 
 Quotations are compared with the transcript word by word, case, punctuation and the like left out;
-in scripts that put no blanks between words, character by character. The audio description is
-compared with the tagger's class by words that speak of it.
+in scripts that put no blanks between words, character by character. Figures are not spelled out: 5
+and five differ. The audio description is compared with the tagger's class by English words that
+speak of it, words that are denied ("no music or speech") left out.
 """
 
 from __future__ import annotations
@@ -19,25 +20,65 @@ from manifests.records import VerifiedRecord
 _LEAST_SCORE = 0.3
 """Below this the tagger is not sure enough of its class to contradict anybody."""
 _UNSPACED = re.compile(
-    "[\u3040-\u30ff\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff\u0e00-\u0e7f\u0e80-\u0eff\u1000-\u109f\u1780-\u17ff]"
+    "[\u3005-\u3007\u3040-\u30ff\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff\u0e00-\u0e7f"
+    "\u0e80-\u0eff\u1000-\u109f\u1780-\u17ff\U00020000-\U0003ffff]"
 )
 """Kana, Han, Thai, Lao, Burmese and Khmer."""
-_SPEAKS_OF: dict[str, re.Pattern[str]] = {
-    "speech": re.compile(
-        r"\b(voices?|speak\w*|spoken|speech|says?|said|talk\w*|narrat\w*|accent\w*|whisper\w*|shout\w*"
-        r"|conversation\w*|dialogues?|man|woman|male|female|boy|girl|child|children|people|crowd)\b"
-    ),
-    "music": re.compile(
-        r"\b(music\w*|melod\w+|instrument\w*|guitars?|pianos?|drum\w*|orchestr\w*|violins?|strings"
-        r"|synth\w*|beats?|songs?|chords?|bass|flutes?|trumpets?|tunes?|rhythm\w*)\b"
-    ),
-    "singing": re.compile(
-        r"\b(sing|sings|singing|singers?|sung|vocals?|choirs?|chorus|songs?|rap\w*|chant\w*|hum\w*)\b"
-    ),
-    "silence": re.compile(r"\b(silen\w+|quiet\w*|no sounds?|nothing is heard|still(ness)?)\b"),
+_SPEECH = r"""
+voices?; voiced; voice-?overs?; speak\w*; spoken; speech; says?; said; saying; talk\w*; narrat\w*;
+monologues?; dialogues?; conversation\w*; accent; accented; whisper\w*; shout\w*; yell(s|ed|ing)?;
+murmur\w*; mutter\w*; chatter\w*; announc\w*; lectur\w*; recit(es?|ed|ing); intonation; prosody;
+pronunciation; utter(s|ed|ing|ances?); exclaim\w*; babbl\w*
+"""
+"""Not men and women as such, whose steps are heard too."""
+_MUSIC = r"""
+music\w*; melod\w+; instrumentals?; instruments?; orchestr\w*; strings; chords?; (?<!bird )songs?;
+tunes?; soundtrack; synths?; synthesi[sz]ers?; bass ?line; percussion; drums?; drummers?;
+drumbeats?; (drum|electronic|hip[- ]hop|dance|musical) beats?; guitars?; pianos?; violins?; cellos?;
+harps?; flutes?; trumpets?; saxophones?; clarinets?; accordions?; banjos?; ukuleles?; jazz; techno;
+hip[- ]hop
+"""
+_SINGING = r"""
+sing; sings; singing; singers?; sung; vocals; vocalists?; choirs?; choral; (?<!bird )songs?;
+lullab(y|ies); rap; rapp(ed|ers?|ing); chant(s|ed|ing)?; hum(s|med|ming)? (a|the|his|her|along);
+yodel\w*; a ?cappella; operas?; operatic
+"""
+_SILENCE = r"""
+silen(t|ce|tly); soundless\w*; noiseless\w*; inaudible; no (\w+ )?(sounds?|audio|noises?);
+nothing (is|can be|to be) heard
+"""
+_NEARLY_SILENT = r"quiet\w*; faint\w*; hush\w*; barely; nothing"
+_DENIAL = r"""
+no one; nobody; no; not; never; without; neither; nor; lacks?; lacking; absence of; devoid of;
+free of; \w+n['’]t
+"""
+_ENDS_DENIAL = """
+and; but; only; just; except; besides; while; whereas; over; under; above; beneath; with; then;
+instead; although; though; yet; a; an; the; he; she; they; somebody; someone
+"""
+
+
+def _any_of(phrases: str) -> str:
+    """An expression for whole words out of a list with semicolons."""
+    return rf"\b(?:{'|'.join(' '.join(phrase.split()) for phrase in phrases.split(';'))})\b"
+
+
+_SPEAKS_OF = {
+    "speech": re.compile(_any_of(_SPEECH)),
+    "music": re.compile(_any_of(_MUSIC)),
+    "singing": re.compile(_any_of(_SINGING)),
+    "silence": re.compile(_any_of(f"{_SILENCE};{_NEARLY_SILENT}")),
 }
-_LACKS = re.compile(
-    r"\b(no|without( any)?|neither|nor|free of|absen(t|ce of)|lacks?( any)?)\s+(\w+\s+){0,3}?"
+_SILENT = re.compile(_any_of(_SILENCE))
+_DENIED_WORD = rf"(?!{_any_of(_ENDS_DENIAL)})[\w'’-]+"
+_DENIED = re.compile(
+    rf"{_any_of(_DENIAL)}(?:\s+(?:a|an|the|any|single)\b)*(?:\s+{_DENIED_WORD}){{0,5}}"
+    # A list goes on, "no speech, music or singing"; "no speech, wind blows" is none.
+    rf"(?:\s*,\s+(?:n?or\s+)?{_DENIED_WORD}(?=\s*[,.;]|\s*$|\s+n?or\b)"
+    r"(?:\s+n?or\s+[\w'’-]+)?)*"
+)
+_CLAUSE_END = re.compile(
+    r"[.,;:!?]|\b(?:but|then|except|until|before|after|and|broken|interrupted|apart)\b"
 )
 
 
@@ -73,7 +114,7 @@ def words_of(text: str) -> list[str]:
     A character of a script without blanks is a word of its own.
     """
     folded = unicodedata.normalize("NFKC", text).casefold()
-    joined = re.sub(r"['’`]", "", folded)
+    joined = re.sub(r"['’‘ʼ`]", "", folded)
     spaced = _UNSPACED.sub(lambda match: f" {match.group()} ", joined)
     # Combining marks belong to their letters: Devanagari and Arabic would fall apart without.
     kept = (
@@ -107,9 +148,19 @@ def audio_agrees(description: str | None, audio_class: Mapping[str, Any] | None)
     score = audio_class.get(str(kind))
     if kind is None or (score is not None and score < _LEAST_SCORE):
         return None
-    text = _LACKS.sub("lacking_", description.casefold())
+    text = description.casefold()
     if kind == "sound_effect":
-        heard = [name for name in ("speech", "music", "singing") if _SPEAKS_OF[name].search(text)]
-        return bool(heard) or not _SPEAKS_OF["silence"].search(text)
+        return not _is_silence_alone(text)
     pattern = _SPEAKS_OF.get(str(kind))
-    return None if pattern is None else bool(pattern.search(text))
+    if pattern is None:
+        return None
+    # Silence is told of by what is denied.
+    return bool(pattern.search(text if kind == "silence" else _DENIED.sub(" ", text)))
+
+
+def _is_silence_alone(text: str) -> bool:
+    """It speaks of silence, and every clause does or denies something."""
+    if not _SILENT.search(text):
+        return False
+    clauses = _CLAUSE_END.split(_DENIED.sub(" silence ", text))
+    return all(_SILENT.search(clause) for clause in clauses if clause.strip())

@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from curation.config import JobConfiguration, load_configuration, preset_names
+from curation.resolve import resolve
 from manifests.errors import UsageError
 
 
@@ -178,3 +179,30 @@ def test_an_empty_file_changes_nothing(file: Path) -> None:
 def test_a_configuration_survives_being_written_down() -> None:
     configuration = load_configuration("ovi", None, ["clip.frames=97"])
     assert JobConfiguration.model_validate(configuration.model_dump(mode="json")) == configuration
+
+
+def test_a_stage_whose_source_is_switched_off_is_refused_before_any_work() -> None:
+    configuration = load_configuration("quickstart", None, ["stages.faces.enabled=false"])
+    with pytest.raises(UsageError) as caught:
+        resolve(configuration)
+    assert (caught.value.code, caught.value.subject) == ("stage_disabled", "stages.sync")
+    off = load_configuration(
+        "quickstart", None, ["stages.faces.enabled=false", "stages.sync.enabled=false"]
+    )
+    assert "faces" not in resolve(off).fingerprints
+
+
+def test_how_captions_are_asked_for_is_no_part_of_what_they_are() -> None:
+    def fingerprint(*assignments: str) -> object:
+        base = ["caption.backend=endpoint", "caption.endpoint.model=m"]
+        configuration = load_configuration("quickstart", None, [*base, *assignments])
+        return resolve(configuration).selection.caption
+
+    plain = fingerprint()
+    for same in ("concurrency=3", "base_url=http://127.0.0.1:1/v1", "max_cost=null", "tries=2"):
+        assert fingerprint(f"caption.endpoint.{same}") == plain
+    for other in (
+        "endpoint.model=n", "endpoint.temperature=0.5", "stills=5", "style=ovi-960",
+        "long_side_px=512",
+    ):  # fmt: skip
+        assert fingerprint(f"caption.{other}") != plain

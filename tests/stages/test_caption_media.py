@@ -53,6 +53,23 @@ def test_seven_pictures_from_their_own_times(tmp_path: Path) -> None:
     assert [float(picture.mean()) for picture in later] == pytest.approx([110, 140], abs=4)
 
 
+def test_colours_are_as_in_the_clip(tmp_path: Path) -> None:
+    red = np.full((96, 160, 3), (220, 30, 20), np.uint8)
+    render_video(tmp_path / "red.mp4", ((i / 25, red) for i in range(25)), video=FAST)
+    blue, green, seen_red = pictures(media(tmp_path / "red.mp4"))[3].mean(axis=(0, 1))
+    assert (seen_red, green, blue) == pytest.approx((220, 30, 20), abs=12)
+
+
+def test_even_noise_stays_within_the_bound(tmp_path: Path) -> None:
+    rng = np.random.default_rng(0)
+    frames = ((i / 8, rng.integers(0, 256, (800, 800, 3), np.uint8)) for i in range(8))
+    fine = VideoFormat(options={"preset": "ultrafast", "crf": "4"})
+    render_video(tmp_path / "noise.mp4", frames, video=fine)
+    found = media(tmp_path / "noise.mp4")
+    assert {picture.shape for picture in pictures(found)} == {(768, 768, 3)}
+    assert 1.0e6 < sum(map(len, found.jpegs)) < 3.8e6
+
+
 def test_pictures_are_small_enough_and_have_no_margins(tmp_path: Path) -> None:
     scenery_clip(tmp_path / "large.mp4", seed=1, shape=Shape(1920, 1080, 24, 1.0, video=FAST))
     found = media(tmp_path / "large.mp4")
@@ -80,6 +97,20 @@ def test_the_sound_is_whole_and_plain(tmp_path: Path) -> None:
         info = soundfile.info(io.BytesIO(found.wav))
         assert (info.samplerate, info.channels, info.subtype) == (16_000, 1, "PCM_16")
         assert info.frames == pytest.approx(len(samples) / rate_hz * 16_000, abs=1)
+
+
+def test_the_sound_is_that_of_the_span_and_is_not_clipped(tmp_path: Path) -> None:
+    """A second of 440 Hz, then one of 880 Hz that passes full scale by half."""
+    times_s = np.arange(48_000) / 48_000
+    low, high = (np.sin(2 * np.pi * hz * times_s) for hz in (440, 880))
+    track = np.concatenate([0.3 * low, 1.5 * high])
+    soundfile.write(tmp_path / "tones.wav", track, 48_000, subtype="FLOAT")
+    found = media(tmp_path / "tones.wav", 1.2, 1.8)
+    assert found.wav is not None
+    heard, rate_hz = soundfile.read(io.BytesIO(found.wav))
+    wanted = np.sin(2 * np.pi * 880 * (0.2 + np.arange(len(heard)) / rate_hz))
+    assert len(heard) == round(0.6 * rate_hz)
+    assert heard == pytest.approx(wanted, abs=0.01)
 
 
 def test_pictures_may_be_left_out_and_sound_may_be_missing(

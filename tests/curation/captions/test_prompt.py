@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import itertools
+from importlib import resources
 from pathlib import Path
 
 import pytest
 
-from curation.captions.answer import AnswerComplaint, CaptionForm
+from curation.captions.answer import AnswerComplaint, CaptionForm, parse_answer
 from curation.captions.prompt import (
     ClipFacts,
     complaint_prompt,
@@ -82,11 +83,45 @@ def test_a_folder_replaces_single_files_and_the_fingerprint_follows(tmp_path: Pa
     assert prompts_fingerprint("ovi-960", own) == before["ovi-960"]
     other = tmp_path / "other"
     other.mkdir()
-    (other / "parts.txt").write_text(
-        "no_speech = Silence please.\nsound_without_speech = Sounds.\n"
-    )
+    packaged = resources.files("curation.captions") / "prompts" / "parts.txt"
+    sentence = "Nobody speaks: do not write <S> or <E>."
+    assert sentence in packaged.read_text()
+    (other / "parts.txt").write_text(packaged.read_text().replace(sentence, "Silence please."))
     assert all(prompts_fingerprint(form, other) != before[form] for form in FORMS)
     assert "Silence please." in user_prompt("ovi", ClipFacts(True, False, 5.0, None), other)
+
+
+@pytest.mark.parametrize(
+    ("name", "text"),
+    [
+        ("ovi.txt", "$nobody fills this"),
+        ("system.txt", "100 $"),
+        ("complaint.txt", "$transcript"),
+        ("parts.txt", "speech = Quote."),
+        ("ovi_960.txt", "A name that no prompt has."),
+    ],
+)
+def test_what_is_wrong_is_told_before_a_job_begins(tmp_path: Path, name: str, text: str) -> None:
+    (tmp_path / name).write_text(text)
+    with pytest.raises(UsageError) as caught:
+        prompts_fingerprint("ovi", tmp_path)
+    assert caught.value.code == "bad_prompt"
+    assert name in str(caught.value)
+
+
+def test_a_prompt_that_is_no_text_is_named(tmp_path: Path) -> None:
+    (tmp_path / "ovi.txt").write_bytes(b"\xff\xfe\x00")
+    with pytest.raises(UsageError) as caught:
+        prompts_fingerprint("ovi", tmp_path)
+    assert caught.value.code == "bad_prompt"
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_the_example_in_a_prompt_is_a_caption_in_its_form(form: CaptionForm) -> None:
+    text = user_prompt(form, ClipFacts(True, True, 5.0, None))
+    example = text.partition("Example of the form (not of the content): ")[2]
+    answer = parse_answer(example, form, has_speech=True, has_sound=True)
+    assert answer.speech == ("We should go.",)
 
 
 @pytest.mark.parametrize("text", ["$nobody fills this", "100 $", "$speech ${"])
