@@ -68,7 +68,9 @@ def pack(job: Job) -> None:
     profile = job.resolved.profile
     planned = {sample.sample_id: sample for sample in plan_samples(job)}
     shard_bytes = job.configuration.pack.shard_mb << 20
-    plans = plan_shards(list(planned), _expected_bytes(profile), shard_bytes)
+    sound_alone = job.configuration.decode.media == "sound"
+    expected_bytes = _expected_bytes(profile, sound_alone=sound_alone)
+    plans = plan_shards(list(planned), expected_bytes, shard_bytes)
     shards = [
         _Shard(job, profile, [planned[sample_id] for sample_id in members]) for members in plans
     ]
@@ -92,10 +94,12 @@ def pack(job: Job) -> None:
         progress.close()
 
 
-def _expected_bytes(profile: PackProfile) -> int:
+def _expected_bytes(profile: PackProfile, *, sound_alone: bool) -> int:
     """About what a sample takes: shards are planned before anything is encoded."""
     pixels = profile.frames * profile.area_px
     audio = round(profile.duration_s * profile.audio_rate_hz) * profile.audio_channels * 2
+    if sound_alone:
+        return audio
     video = pixels * 3 if profile.video == "raw" else round(pixels * _MP4_BYTES_PER_PIXEL)
     return video + audio
 

@@ -276,9 +276,10 @@ def _stage_count(connection: duckdb.DuckDBPyConnection, stage: str) -> StageCoun
 
 
 def _sample_counts(connection: duckdb.DuckDBPyConnection) -> SampleCounts:
+    seconds = _seconds("coalesce(frames / fps, audio_samples / audio_rate_hz)")
     row = _rows(
         connection,
-        f"""SELECT count(*) AS samples, {_seconds("frames / fps")} AS seconds,
+        f"""SELECT count(*) AS samples, {seconds} AS seconds,
             count(DISTINCT shard) AS shards, coalesce(sum(bytes), 0)::BIGINT AS bytes
         FROM samples WHERE status = 'ok'""",
     )[0]

@@ -59,9 +59,11 @@ def messages_again(
     prompts: Path | None = None,
 ) -> list[Message]:
     """The conversation so far, the model's answer, and what is wrong with it."""
+    # Half a character, which some endpoints send, could not be sent back.
+    whole = answer.encode("utf-8", "replace").decode()
     return [
         *messages,
-        {"role": "assistant", "content": answer if answer.strip() else _NO_ANSWER},
+        {"role": "assistant", "content": whole if whole.strip() else _NO_ANSWER},
         {"role": "user", "content": complaint_prompt(form, complaint, prompts)},
     ]
 

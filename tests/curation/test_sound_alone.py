@@ -125,6 +125,9 @@ def test_pretraining_samples_have_their_clips_own_length(
         assert row["profile"].startswith("ovi-audio-")
     with open_view(str(out)) as connection:
         assert verify_samples(str(out), connection).bad == []
+    assert summary.funnel.samples.shards == 1
+    packed_s = sum(row["samples"] for row in found) / 16_000
+    assert summary.funnel.samples.seconds == pytest.approx(packed_s, abs=1e-3)
 
 
 def test_fine_tuning_samples_are_121_frames_long_and_padded(
