@@ -6,7 +6,6 @@ weights, saved as the file of the catalogue and loaded as the real one would be.
 
 from __future__ import annotations
 
-import importlib.util
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -34,6 +33,7 @@ from stages.models.torchvision_guard import import_torchvision
 from stages.weights.catalogue import CATALOGUE
 from stages.weights.find import WEIGHTS_VARIABLE
 from tests.conftest import SHARED
+from tests.made_up_weights import filled
 from tests.stages.watching import Rgb
 
 SMALL = aesthetic.TowerLayout(
@@ -41,14 +41,6 @@ SMALL = aesthetic.TowerLayout(
 )
 PREDICTOR = SHARED / "weights" / CATALOGUE["aesthetic-mlp"].files[0].name
 TOWER_FILE = CATALOGUE["clip-vit-l-14"].files[0].name
-
-
-def filled(module: torch.nn.Module) -> torch.nn.Module:
-    spec = importlib.util.spec_from_file_location("fill", SHARED / "golden" / "fill.py")
-    assert spec is not None and spec.loader is not None
-    fill = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(fill)
-    return fill.fill(module)
 
 
 @pytest.fixture(scope="module")

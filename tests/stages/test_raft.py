@@ -9,7 +9,6 @@ picture. What needs a true flow uses a network whose heads always say the same d
 from __future__ import annotations
 
 import dataclasses
-import importlib.util
 import subprocess
 import sys
 from collections.abc import Callable
@@ -41,19 +40,11 @@ from stages.raft import (
 )
 from stages.weights.catalogue import CATALOGUE
 from stages.weights.find import WEIGHTS_VARIABLE
-from tests.conftest import SHARED
+from tests.made_up_weights import filled
 from tests.stages.watching import source_format, summary, watch_file
 
 FIRST_LOOK = MotionRecord(None, None, None, None, 0.25, 0.125)
 NETWORKS = {"raft_large": "raft-large", "raft_small": "raft-small"}
-
-
-def filled(module: torch.nn.Module) -> torch.nn.Module:
-    spec = importlib.util.spec_from_file_location("fill", SHARED / "golden" / "fill.py")
-    assert spec is not None and spec.loader is not None
-    fill = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(fill)
-    return fill.fill(module)
 
 
 def network(name: str) -> torch.nn.Module:

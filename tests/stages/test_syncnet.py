@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import importlib.util
 import pickle
 from pathlib import Path
 from typing import Any
@@ -27,6 +26,7 @@ from stages.sync_embedded import MAX_OFFSET_FRAMES, align, mouth_measures
 from stages.sync_syncnet import MAX_CROPS, ClipFaces, FaceAndVoice
 from tests.conftest import SHARED
 from tests.golden.__main__ import main, run
+from tests.made_up_weights import filled
 from tests.stages.test_sync import face_track
 
 GOLDEN = SHARED / "golden" / "syncnet.safetensors"
@@ -39,11 +39,7 @@ MASKED = WIDE.model_copy(update={"mode": "masked"})
 
 @pytest.fixture(scope="module")
 def made_up_state() -> dict[str, Tensor]:
-    spec = importlib.util.spec_from_file_location("fill", SHARED / "golden" / "fill.py")
-    assert spec is not None and spec.loader is not None
-    fill = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(fill)
-    return dict(fill.fill(SyncNet()).state_dict())
+    return dict(filled(SyncNet()).state_dict())
 
 
 @pytest.fixture(scope="module")
