@@ -26,7 +26,6 @@ import random
 import threading
 from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from curation.captions.answer import Answer, AnswerComplaint, CaptionForm, parse_answer
 from curation.captions.endpoint import Bill, Endpoint, Fault, Reply, misconfigured
@@ -35,9 +34,6 @@ from curation.captions.request import Message, first_messages, messages_again
 from curation.captions.settings import EndpointSettings
 from manifests.errors import TwinreelError
 from stages.caption_media import ClipMedia
-
-if TYPE_CHECKING:
-    pass
 
 
 @dataclasses.dataclass(frozen=True)

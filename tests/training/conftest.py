@@ -8,6 +8,7 @@ import pytest
 
 from curation.demo_bucket import Shape, VideoFormat, pan_clip, scenery_clip, talking_face_clip
 from tests.curation.command_line import SMALL_SAMPLES, twinreel_process
+from tests.curation.moto_bucket import moto_bucket, upload_folder
 
 SMALL = Shape(320, 180, 24, 5.2, video=VideoFormat(options={"preset": "ultrafast"}))
 TALL = Shape(180, 320, 24, 5.2, video=VideoFormat(options={"preset": "ultrafast"}))
@@ -41,8 +42,14 @@ def curated(tmp_path_factory: pytest.TempPathFactory) -> Path:
     pan_clip(raw / "pan.mp4", speed_px_s=60.0, seed=21, shape=SMALL)
     for seed in (30, 31):
         talking_face_clip(raw / f"face_{seed}.mp4", seed=seed, shape=SMALL)
-    arguments = ("curate", raw, "--out", folder / "out", "--set", "split.held_out_share=0.3")
-    finished = twinreel_process(*arguments, "--set", "gates.sync=", *SMALL_SAMPLES)
+    # Which files are held out, and in what order samples come, follows from the hash of the uri: in
+    # a bucket it is the same wherever the tests run.
+    arguments = ("--out", folder / "out", "--set", "split.held_out_share=0.3", *SMALL_SAMPLES)
+    with moto_bucket("training") as client:
+        upload_folder(client, raw, "training", "raw/")
+        finished = twinreel_process(
+            "curate", "s3://training/raw", *arguments, "--set", "gates.sync="
+        )
     assert finished.code == 0, finished.err
     return folder / "out"
 

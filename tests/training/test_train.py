@@ -80,8 +80,7 @@ def test_a_run_learns_and_says_so(undisturbed: Path, curated: Path) -> None:
     assert all(line["tokens_per_s"] > 0 and line["data_wait_s"] >= 0 for line in steps)
     held_out = lines(undisturbed, "evaluation")
     assert [line["step"] for line in held_out] == [0, 5, 10, 15, 20]
-    # Which files are held out follows from the folder's name: by how much it falls differs.
-    assert held_out[-1]["loss"] < 0.98 * held_out[0]["loss"]
+    assert held_out[-1]["loss"] < 0.95 * held_out[0]["loss"]
     assert sorted(epoch_ids(undisturbed, 0)) == sorted(kept_ids(curated))
     assert sorted(path.name for path in (undisturbed / "checkpoints").iterdir()) == [
         "step-00000018",

@@ -352,12 +352,12 @@ def test_a_thousand_clips_with_a_tenth_of_faults_lose_none() -> None:
     dice = random.Random(7)
     bad: dict[str, list[Step]] = {
         f"clip-{index}": [dice.choice(faults), VALID]
-        for index in range(1000)
+        # The first 16 are good: with an answer before it every 400 is a clip's own fault.
+        for index in range(16, 1000)
         if dice.random() < 0.1
     }
     assert len(bad) > 80
-    # An answer first, so that every 400 is a clip's own fault.
-    found = outcomes(play(bad | {"clip-0": [VALID]}, VALID), clips(1000), concurrency=16)
+    found = outcomes(play(bad, VALID), clips(1000), concurrency=16)
     assert found.keys() == {f"clip-{index}" for index in range(1000)}
     ended = collections.Counter(
         "ok" if outcome.answer is not None else failure(outcome).code for outcome in found.values()
