@@ -58,8 +58,8 @@ def bare_decode(uri: str) -> None:
 
 def decode_and_scale(uri: str) -> None:
     """Every picture decoded and scaled to the proxy that the stages see."""
-    from stages.media.decode import ProxyScaler  # noqa: PLC0415
     from stages.media.probe import probe  # noqa: PLC0415
+    from stages.media.proxy import ProxyScaler  # noqa: PLC0415
 
     scaler = ProxyScaler(probe(uri))
     with av.open(uri) as container:

@@ -9,8 +9,9 @@ import duckdb
 from curation.config import JobConfiguration
 from curation.job import Job
 from curation.measured import rows_of
-from manifests.decide import decide, gates_without
+from manifests.decide import decide
 from manifests.errors import UsageError
+from manifests.gates import gates_without
 from manifests.mix import choose
 from manifests.records import MixRow
 

@@ -23,8 +23,9 @@ from curation.engine import Task
 from curation.job import Batch, Job, error_record
 from curation.measured import rows_of, source_format
 from curation.progress import Progress
-from manifests.decide import decide, gates_without
+from manifests.decide import decide
 from manifests.errors import TwinreelError
+from manifests.gates import gates_without
 from manifests.records import CaptionRow, VerifiedRecord, to_mapping
 from stages.attributes import caption as describe
 from stages.caption_media import ClipMediaTask

@@ -13,9 +13,9 @@ import yaml
 from curation.captions.answer import CaptionForm
 from curation.captions.prompt import prompts_fingerprint
 from curation.captions.settings import EndpointSettings, VllmSettings
-from manifests.decide import Gate
 from manifests.errors import UsageError
 from manifests.fingerprint import fingerprint
+from manifests.gates import Gate
 from manifests.settings import (
     Settings,
     did_you_mean,
@@ -24,7 +24,7 @@ from manifests.settings import (
     read_settings,
     validate,
 )
-from stages.media.decode import PROXY_SHORT_SIDE_PX
+from stages.media.proxy import PROXY_SHORT_SIDE_PX
 from stages.registry import STAGES
 from stages.sample import PackProfile
 from stages.segment import ClipSettings

@@ -8,9 +8,9 @@ from collections.abc import Mapping
 from typing import Any
 
 from curation.config import CaptionSettings, JobConfiguration
-from manifests.decide import policy_fingerprint
 from manifests.errors import UsageError
 from manifests.fingerprint import fingerprint
+from manifests.gates import policy_fingerprint
 from manifests.mix import MIX_VERSION
 from manifests.view import Selection
 from stages.attributes import ATTRIBUTES_VERSION

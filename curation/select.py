@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from curation.job import Job
-from manifests.decide import Gate, changed, decide, validate
+from manifests.decide import changed, decide
+from manifests.gates import Gate, validate
 from manifests.store import Store
 from manifests.view import Selection, connect
 

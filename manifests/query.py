@@ -15,8 +15,8 @@ from typing import Any
 import duckdb
 import pyarrow as pa
 
-from manifests.decide import nearest_names
 from manifests.errors import UsageError
+from manifests.gates import nearest_names
 from manifests.view import query_table, quote_text, readable_files
 
 _READING_NODES = frozenset({"SELECT_NODE", "SET_OPERATION_NODE", "RECURSIVE_CTE_NODE", "CTE_NODE"})

@@ -13,8 +13,8 @@ from typing import Literal
 import duckdb
 import jinja2
 
-from manifests.decide import Gate, Threshold, thresholds
 from manifests.funnel import Amount, Distribution, Funnel, funnel
+from manifests.gates import Gate, Threshold, thresholds
 from manifests.store import Store
 
 REPORT_FILE = "report.html"

@@ -15,7 +15,8 @@ from av.container import OutputContainer
 from av.video.frame import VideoFrame
 
 from stages.media.blocks import SourceFormat
-from stages.media.decode import ProxyScaler, pictures, read_audio
+from stages.media.decode import pictures, read_audio
+from stages.media.proxy import ProxyScaler
 
 _FRAMES_PER_SECOND = 15
 _TIME_BASE = Fraction(1, 90000)

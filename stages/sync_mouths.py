@@ -12,7 +12,8 @@ import numpy.typing as npt
 
 from stages.contract import ClipTask, FloatArray
 from stages.media.blocks import ByteImage, SourceFormat
-from stages.media.decode import luma_plane, pictures
+from stages.media.decode import pictures
+from stages.media.proxy import luma_plane
 
 _CROP_PX = 64
 _CROP_SHARE = 0.7

@@ -16,7 +16,8 @@ from manifests.errors import MediaError, TwinreelError
 from manifests.records import ErrorRecord, Span, UnitRow, arrow_type
 from stages.contract import Observation, Observer, Signals, SignalStage, StageParameters
 from stages.media.blocks import AudioBlock, Picture, SourceFormat
-from stages.media.decode import DecodedSpan, decode_unit
+from stages.media.decode import decode_unit
+from stages.media.watches import DecodedSpan
 from stages.registry import SIGNAL_STAGES, build_signal_stage
 
 UNIT_VERSION = 1

@@ -7,16 +7,9 @@ from typing import Any
 import pyarrow as pa
 import pytest
 
-from manifests.decide import (
-    Gate,
-    Threshold,
-    changed,
-    decide,
-    policy_fingerprint,
-    thresholds,
-    validate,
-)
+from manifests.decide import changed, decide
 from manifests.errors import UsageError
+from manifests.gates import Gate, Threshold, policy_fingerprint, thresholds, validate
 from tests.manifests.made_up import SCHEMAS, clip, look, motion, open_out, source, sync
 
 STILL = Gate("still", "motion.static_share < 0.9")

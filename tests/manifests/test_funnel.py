@@ -4,8 +4,9 @@ import json
 import re
 from pathlib import Path
 
-from manifests.decide import Gate, changed, decide, policy_fingerprint
+from manifests.decide import changed, decide
 from manifests.funnel import Amount, Cause, CodeCount, GateCount, funnel
+from manifests.gates import Gate, policy_fingerprint
 from manifests.records import SampleMember, SampleRow, UnitRow
 from manifests.report import Player, write_report
 from manifests.store import Store

@@ -14,8 +14,10 @@ from moto.server import ThreadedMotoServer
 
 from manifests.errors import MediaError
 from stages.media.blocks import AudioBlock, Picture, SourceFormat
-from stages.media.decode import DecodedSpan, decode_unit, pictures, proxy_size, read_audio
+from stages.media.decode import decode_unit, pictures, read_audio
 from stages.media.probe import probe
+from stages.media.proxy import proxy_size
+from stages.media.watches import DecodedSpan
 
 
 def decode(

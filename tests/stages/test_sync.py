@@ -14,8 +14,9 @@ from curation.demo_bucket.clips import Shape, talking_face_clip
 from manifests.errors import UsageError
 from stages.contract import ClipTask, FloatArray, NotApplicable
 from stages.media.blocks import AudioBlock, SourceFormat
-from stages.media.decode import luma_plane, pictures, upright
+from stages.media.decode import pictures
 from stages.media.probe import probe
+from stages.media.proxy import luma_plane, upright
 from stages.sync import SyncParameters, SyncRecord, SyncStage
 from stages.sync_embedded import MAX_OFFSET_FRAMES, align, mouth_measures, speech_envelope
 

@@ -1,0 +1,257 @@
+"""What a stretch holds while it is decoded: times, damage, pictures and blocks of sound."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Callable
+from typing import Any
+
+import av.error
+import numpy as np
+import numpy.typing as npt
+from av.audio.frame import AudioFrame
+from av.audio.resampler import AudioResampler
+from av.packet import Packet
+from av.video.frame import VideoFrame
+
+from manifests.records import Span
+from stages.media.blocks import AudioBlock, Picture, SourceFormat
+from stages.media.probe import is_full_range
+from stages.media.proxy import ProxyScaler, luma_plane
+
+
+@dataclasses.dataclass(frozen=True)
+class DecodedSpan:
+    """What a stretch held: the span its pictures (or, without any, its sound) cover, and damage."""
+
+    start_s: float | None
+    end_s: float | None
+    pictures: int
+    damaged: list[Span]
+
+
+class Clock:
+    """Presentation times of one stream, in source time, never running backwards."""
+
+    def __init__(self, origin_s: float, interval_s: float) -> None:
+        self._origin_s = origin_s
+        self._interval_s = interval_s
+        self._last_s: float | None = None
+        self.disordered = 0
+
+    def time_s(self, frame: VideoFrame) -> float | None:
+        """The frame's time, or None for a frame that a player would never get to show."""
+        stamp = frame.pts if frame.pts is not None else frame.dts
+        if stamp is not None and frame.time_base:
+            time_s = float(stamp * frame.time_base) - self._origin_s
+        else:
+            time_s = 0.0 if self._last_s is None else self._last_s + self._interval_s
+        if self._last_s is not None and time_s <= self._last_s:
+            self.disordered += 1
+            return None
+        self._last_s = time_s
+        return time_s
+
+
+class PictureWatch:
+    """Decodes video packets of a stretch into proxies, and keeps count of time and damage."""
+
+    def __init__(
+        self,
+        source: SourceFormat,
+        start_s: float,
+        end_s: float,
+        on_picture: Callable[[Picture], None],
+    ) -> None:
+        self._start_s, self._end_s = start_s, end_s
+        self._interval_s = 1.0 / source.fps if source.fps else 0.04
+        self._clock = Clock(source.container_start_s, self._interval_s)
+        self._scaler = ProxyScaler(source)
+        self._rotation_deg = source.rotation_deg
+        self._on_picture = on_picture
+        self._held: tuple[float, VideoFrame, bool] | None = None
+        self._intervals: list[float] = []
+        self._count = 0
+        self._first_s: float | None = None
+        self._damaged_since_s: float | None = None
+        self._damage_pending = False
+        self._damaged: list[Span] = []
+        self.done = False
+
+    def decode(self, packet: Packet[Any]) -> None:
+        """Take the next packet; an empty one flushes the decoder."""
+        try:
+            frames = packet.decode()
+        except av.error.FFmpegError:
+            self._damage_pending = True
+            return
+        for frame in frames:
+            if isinstance(frame, VideoFrame) and not self.done:
+                self._take(frame)
+
+    def _take(self, frame: VideoFrame) -> None:
+        disordered = self._clock.disordered
+        time_s = self._clock.time_s(frame)
+        if frame.is_corrupt or self._clock.disordered > disordered:
+            self._damage_pending = True
+        if time_s is None:
+            return
+        if time_s < self._start_s:
+            # Damage before the stretch reaches into it only if no key frame has come since.
+            self._damage_pending = self._damage_pending and not frame.key_frame
+            return
+        if time_s >= self._end_s:
+            self._emit(until_s=self._end_s)
+            self.done = True
+            return
+        self._emit(until_s=time_s)
+        self._track_damage(time_s, clean=frame.key_frame and not frame.is_corrupt)
+        self._held = (time_s, frame, self._damaged_since_s is not None)
+
+    def _track_damage(self, time_s: float, *, clean: bool) -> None:
+        if self._damage_pending and self._damaged_since_s is None:
+            self._damaged_since_s = time_s
+        elif clean and self._damaged_since_s is not None and not self._damage_pending:
+            self._damaged.append(Span(self._damaged_since_s, time_s))
+            self._damaged_since_s = None
+        self._damage_pending = False
+
+    def _emit(self, until_s: float) -> None:
+        """Pass the held picture on, now that it is known how long it is shown."""
+        if self._held is None:
+            return
+        time_s, frame, damaged = self._held
+        self._held = None
+        luma, chroma_u, chroma_v = self._scaler.planes(frame)
+        source_luma, bits = luma_plane(frame)
+        self._first_s = time_s if self._first_s is None else self._first_s
+        self._intervals.append(until_s - time_s)
+        self._on_picture(
+            Picture(
+                index=self._count,
+                time_s=time_s,
+                duration_s=until_s - time_s,
+                luma=luma,
+                chroma_u=chroma_u,
+                chroma_v=chroma_v,
+                source_luma=source_luma,
+                source_luma_bits=bits,
+                full_range=is_full_range(frame),
+                rotation_deg=self._rotation_deg,
+                damaged=damaged,
+            )
+        )
+        self._count += 1
+
+    def finish(self) -> DecodedSpan:
+        """Pass the last picture on; what the stretch held."""
+        end_s: float | None = None
+        if self._held is not None:
+            time_s, frame, _ = self._held
+            end_s = min(time_s + self._last_duration_s(frame), self._end_s)
+            self._emit(until_s=end_s)
+        elif self.done and self._count:
+            end_s = self._end_s
+        if self._damaged_since_s is not None and end_s is not None:
+            self._damaged.append(Span(self._damaged_since_s, end_s))
+        start_s = self._first_s
+        if start_s is not None and math.isfinite(self._start_s):
+            # The picture that began before the stretch is still on show at its start.
+            start_s = self._start_s
+        return DecodedSpan(start_s, end_s, self._count, self._damaged)
+
+    def _last_duration_s(self, frame: VideoFrame) -> float:
+        if frame.duration and frame.time_base:
+            return float(frame.duration * frame.time_base)
+        if self._intervals:
+            return float(np.median(self._intervals))
+        return self._interval_s
+
+
+class AudioWatch:
+    """Decodes audio packets of a stretch into float32 blocks of the source's rate and channels."""
+
+    def __init__(
+        self,
+        source: SourceFormat,
+        start_s: float,
+        end_s: float,
+        on_audio: Callable[[AudioBlock], None],
+    ) -> None:
+        assert source.audio_rate_hz and source.audio_channels
+        self._rate_hz, self._channels = source.audio_rate_hz, source.audio_channels
+        self._origin_s = source.container_start_s
+        self._span_start_s, self._span_end_s = start_s, end_s
+        self._on_audio = on_audio
+        self._resampler: AudioResampler | None = None
+        self._next_s: float | None = None
+        self._damage_from_s: float | None = None
+        self.start_s: float | None = None
+        self.end_s: float | None = None
+        self.damaged: list[Span] = []
+        self.done = False
+
+    def decode(self, packet: Packet[Any]) -> None:
+        """Take the next packet; an empty one flushes the decoder."""
+        try:
+            frames = packet.decode()
+        except av.error.FFmpegError:
+            self._damage_from_s = self._next_s
+            return
+        for frame in frames:
+            if isinstance(frame, AudioFrame) and not self.done:
+                self._take(frame)
+
+    def _take(self, frame: AudioFrame) -> None:
+        if frame.pts is not None and frame.time_base:
+            start_s = float(frame.pts * frame.time_base) - self._origin_s
+        else:
+            start_s = self._next_s or 0.0
+        samples = self._samples(frame)
+        self._next_s = start_s + len(samples) / self._rate_hz
+        if self._damage_from_s is not None:
+            if start_s > self._damage_from_s:
+                self.damaged.append(Span(self._damage_from_s, start_s))
+            self._damage_from_s = None
+        if start_s >= self._span_end_s:
+            self.done = True
+            return
+        skip = 0
+        if start_s < self._span_start_s:
+            skip = round((self._span_start_s - start_s) * self._rate_hz)
+        keep = len(samples)
+        if self._next_s > self._span_end_s:
+            keep = round((self._span_end_s - start_s) * self._rate_hz)
+        if skip >= keep:
+            return
+        start_s += skip / self._rate_hz
+        block = AudioBlock(start_s, self._rate_hz, samples[skip:keep])
+        self.start_s = start_s if self.start_s is None else self.start_s
+        self.end_s = start_s + len(block.samples) / self._rate_hz
+        self._on_audio(block)
+
+    def _samples(self, frame: AudioFrame) -> npt.NDArray[np.float32]:
+        same = frame.sample_rate == self._rate_hz and frame.layout.nb_channels == self._channels
+        if not same:
+            # A broadcast may switch layout half way: bring all to what the probe found.
+            if self._resampler is None:
+                layout = {1: "mono", 2: "stereo", 6: "5.1", 8: "7.1"}.get(self._channels, "stereo")
+                self._resampler = AudioResampler("fltp", layout, self._rate_hz)
+            parts = [_float_samples(part) for part in self._resampler.resample(frame)]
+            return np.concatenate(parts) if parts else np.zeros((0, self._channels), np.float32)
+        return _float_samples(frame)
+
+
+_FULL_SCALE = {"u8": 128.0, "s16": 32768.0, "s32": 2147483648.0, "s64": 9223372036854775808.0}
+
+
+def _float_samples(frame: AudioFrame) -> npt.NDArray[np.float32]:
+    """A frame's samples as float32 [samples, channels], full scale at +-1."""
+    raw = frame.to_ndarray()
+    raw = raw.T if frame.format.is_planar else raw.reshape(-1, frame.layout.nb_channels)
+    kind = frame.format.name.rstrip("p")
+    if kind not in _FULL_SCALE:
+        return np.ascontiguousarray(raw, dtype=np.float32)
+    centred = raw.astype(np.float32) - (128.0 if kind == "u8" else 0.0)
+    return np.ascontiguousarray(centred / np.float32(_FULL_SCALE[kind]), dtype=np.float32)
