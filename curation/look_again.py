@@ -30,7 +30,10 @@ _UNITS_AT_ONCE = 64
 
 
 def look_again(job: Job) -> None:
-    """Run every clip stage where its struct is missing and its precondition holds."""
+    """Run every clip stage where its struct is missing and its precondition holds.
+
+    A failure that an earlier run recorded as retryable counts as missing.
+    """
     for name, stage in job.resolved.clip_stages.items():
         with job.connect() as connection:
             candidates = _candidates(job, connection, name, stage)
@@ -104,7 +107,8 @@ def _candidates(
         f"""SELECT d.*, coalesce(({stage.precondition}), CASE WHEN {absent} THEN false END)
             AS applies
         FROM dataset d JOIN verdicts v USING (clip_id)
-        WHERE v.state <> 'reject' AND d."{name}" IS NULL ORDER BY d.uri, d.start_s""",
+        WHERE v.state <> 'reject' AND (d."{name}" IS NULL OR d."{name}".error.retryable)
+        ORDER BY d.uri, d.start_s""",
     )
     connection.unregister("verdicts")
     return rows

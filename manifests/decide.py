@@ -6,10 +6,12 @@ A gate is one scalar expression over the columns of `dataset`, true for clips to
 |---|---|---|
 | true | | passes |
 | false | | is rejected by `<gate>` |
-| null | one has failed | is rejected by `<gate>:failed` |
+| null | one has failed for good | is rejected by `<gate>:failed` |
 | null | one is missing | is pending on that stage; passes with `unmeasured: pass` |
 | null | one is not applicable | passes |
 | null | all are measured | is pending on `<gate>`: the value itself is missing |
+
+A failure that the next run tries again counts as missing.
 
 A gate that names the backends its threshold speaks of takes what another backend measured for
 missing, whatever the expression says of it.
@@ -75,7 +77,11 @@ def _decision_sql(rules: Sequence[Rule], policy: str) -> str:
     inner += [f"({rule.expression}\n) AS verdict_{index}" for index, rule in enumerate(rules)]
     for stage in stages:
         name = quote_name(stage)
-        inner.append(f"{name}.status AS {quote_name('status_' + stage)}")
+        # What a later run tries again is missing, as if it had not been tried.
+        inner.append(
+            f"CASE WHEN NOT coalesce({name}.error.retryable, false) THEN {name}.status END"
+            f" AS {quote_name('status_' + stage)}"
+        )
         inner.append(f"{name}.backend AS {quote_name('backend_' + stage)}")
     rejections = [_rejection(index, rule) for index, rule in enumerate(rules)]
     waits = [wait for index, rule in enumerate(rules) for wait in _waits(index, rule)]
