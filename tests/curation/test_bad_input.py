@@ -194,7 +194,7 @@ def misbehaving(clip: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[P
         "--out",
         folder / "out",
         "--json",
-        *("--set", "decode.stall_s=3", "--set", "decode.memory_mb=1000"),
+        *("--set", "decode.stall_s=8", "--set", "decode.memory_mb=1000"),
         *SMALL_SAMPLES,
         environment={"PYTHONPATH": str(FAULTS)},
     )
