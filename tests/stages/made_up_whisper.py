@@ -23,18 +23,26 @@ LETTERS = [*(f"Ġ{letter}" for letter in _ALPHABET), *_ALPHABET, "Ġ", "-", "'"]
 LANGUAGES = ["en", "de", "fr"]
 TIMESTAMPS = 1501
 """0.00 to 30.00 s in steps of 20 ms."""
+_EMPTY_WORD = ""
+"""By having it in its vocabulary CTranslate2 tells a multilingual model from an English one."""
 
 
-def write_whisper(folder: Path) -> Path:
-    """Write the set `whisper-large-v3` into a weights folder; its own folder is returned."""
+def write_whisper(folder: Path, hears: str | None = None) -> Path:
+    """Write the set `whisper-large-v3` into a weights folder; its own folder is returned.
+
+    Args:
+        folder: of weights.
+        hears: the one of `LANGUAGES` that a multilingual model leans to; None for a model that
+            knows English alone.
+    """
     target = folder / "whisper-large-v3"
     target.mkdir(parents=True)
-    words = _vocabulary()
+    words = _vocabulary(multilingual=hears is not None)
     places = {word: index for index, word in enumerate(words)}
     tokenizer = _tokenizer(places)
     tokenizer.save(str(target / "tokenizer.json"))
     spec = WhisperSpec(LAYERS, HEADS, LAYERS, HEADS)
-    _fill(spec, len(words), places)
+    _fill(spec, places, hears)
     spec.register_vocabulary(words)
     spec.config.suppress_ids = []
     spec.config.suppress_ids_begin = [places["<|endoftext|>"]]
@@ -46,14 +54,14 @@ def write_whisper(folder: Path) -> Path:
     return target
 
 
-def _vocabulary() -> list[str]:
+def _vocabulary(*, multilingual: bool) -> list[str]:
     special = [
         "<|endoftext|>", "<|startoftranscript|>", *(f"<|{language}|>" for language in LANGUAGES),
         "<|translate|>", "<|transcribe|>", "<|startoflm|>", "<|startofprev|>", "<|nospeech|>",
         "<|notimestamps|>",
     ]  # fmt: skip
     times = [f"<|{index * 0.02:.2f}|>" for index in range(TIMESTAMPS)]
-    return [*LETTERS, *special, *times]
+    return [*LETTERS, *([_EMPTY_WORD] if multilingual else []), *special, *times]
 
 
 def _tokenizer(places: dict[str, int]) -> tokenizers.Tokenizer:
@@ -66,7 +74,7 @@ def _tokenizer(places: dict[str, int]) -> tokenizers.Tokenizer:
     return tokenizer
 
 
-def _fill(spec: WhisperSpec, vocabulary: int, places: dict[str, int]) -> None:
+def _fill(spec: WhisperSpec, places: dict[str, int], hears: str | None) -> None:
     """Numbers from the names of the entries, in the shapes that the layers want."""
     source = importlib.util.spec_from_file_location("fill", SHARED / "golden" / "fill.py")
     assert source is not None and source.loader is not None
@@ -94,6 +102,7 @@ def _fill(spec: WhisperSpec, vocabulary: int, places: dict[str, int]) -> None:
         linear(layer.linear_0, f"{name}.0", INNER, WIDTH)
         linear(layer.linear_1, f"{name}.1", WIDTH, INNER)
 
+    vocabulary = len(places)
     encoder, decoder = spec.encoder, spec.decoder
     for index, (layer, inputs) in enumerate(((encoder.conv1, MELS), (encoder.conv2, WIDTH))):
         layer.weight = value(f"conv{index}.weight", WIDTH, inputs, 3)
@@ -113,6 +122,9 @@ def _fill(spec: WhisperSpec, vocabulary: int, places: dict[str, int]) -> None:
         forward(layer.ffn, f"decoder.{index}.ffn")
     decoder.projection.weight = 0.05 * value("projection.weight", vocabulary, WIDTH)
     bias = np.zeros(vocabulary, np.float32)
+    bias[len(LETTERS) : places["<|endoftext|>"]] = -100.0  # the empty word
     bias[: len(LETTERS)] = 2.0
+    for language in LANGUAGES:
+        bias[places[f"<|{language}|>"]] = 0.0 if language == hears else -4.0
     bias[places["<|endoftext|>"]] = 1.5
     decoder.projection.bias = bias

@@ -59,8 +59,23 @@ def test_words_lie_in_the_clip_in_order_and_make_up_the_text(stage: TranscriptSt
             assert 0.0 <= row["probability"] <= 1.0
         starts_s = [row["start_s"] for row in rows]
         assert starts_s == sorted(starts_s)
-        assert found.record.language in ("en", "de", "fr")
+        assert found.record.language == "en"
         assert found.record.mean_log_probability < 0.0
+
+
+def test_the_language_is_detected_unless_it_is_given(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write_whisper(tmp_path, hears="de")
+    monkeypatch.setenv(WEIGHTS_VARIABLE, str(tmp_path))
+    for asked, language in ((None, "de"), ("fr", "fr")):
+        [found] = findings(TranscriptStage(TranscriptParameters(language=asked)), clip(0))
+        assert found.record.language == language
+        assert found.record.words > 0
+        if asked is None:
+            assert 0.5 < found.record.language_probability < 1.0
+        else:
+            assert found.record.language_probability == 1.0
 
 
 def test_a_clip_has_the_same_words_alone_and_in_any_batch(stage: TranscriptStage) -> None:
