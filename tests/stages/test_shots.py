@@ -20,7 +20,8 @@ from curation.demo_bucket.scenes import (
     variable_frame_times_s,
 )
 from manifests.errors import UsageError
-from stages.shots import Boundary, ShotsParameters, ShotsStage, merge_boundaries
+from stages.shots import ShotsStage, merge_boundaries
+from stages.shots_cuts import Boundary, ShotsParameters
 from tests.stages.watching import Rgb, summary, watch_arrays, watch_file
 
 WIDTH, HEIGHT = 640, 360
@@ -53,6 +54,35 @@ def test_cuts_are_found_at_the_first_picture_of_the_new_shot(rate: float) -> Non
     assert [row["kind"] for row in rows] == ["start", *["cut"] * len(cuts_s)]
     assert [row["end_s"] for row in rows] == [*cuts_s, 6.85]
     assert [row["shot_index"] for row in rows] == list(range(len(rows)))
+
+
+@pytest.mark.parametrize("rate", [10.0, 24.0, 60.0])
+@pytest.mark.parametrize("luma", [0, 255])
+def test_a_flash_is_no_cut(rate: float, luma: int) -> None:
+    times_s = frame_times_s(5.0, rate)
+    flash = (times_s >= 2.0 - 1e-6) & (times_s < 2.08 - 1e-6)
+    images = shot(3, times_s)
+    for index in np.flatnonzero(flash):
+        images[index] = np.full_like(images[index], luma)
+    parameters = ShotsParameters(black_luma=0 if luma else 24)
+    found = watch_arrays(ShotsStage(parameters), images, times_s, 5.0).side_rows["shots"]
+    assert [row["kind"] for row in found if row["kind"] == "cut"] == []
+    lasting = watch_arrays(
+        ShotsStage(ShotsParameters(max_flash_s=0.0)), images, times_s, 5.0
+    ).side_rows["shots"]
+    assert any(row["kind"] == "cut" for row in lasting)
+
+
+def test_a_flash_between_two_shots_hides_no_cut() -> None:
+    times_s = frame_times_s(5.0, 24.0)
+    before, after = times_s[times_s < 2.0], times_s[times_s >= 2.0]
+    # Two dim shots that differ by much less than either does from the flash.
+    images = [image // 3 for image in shot(3, before) + shot(4, after)]
+    for index in (48, 49):
+        images[index] = np.full_like(images[index], 255)
+    found = watch_arrays(ShotsStage(ShotsParameters()), images, times_s, 5.0).side_rows["shots"]
+    cuts_s = [row["start_s"] for row in found if row["kind"] == "cut"]
+    assert cuts_s == [2.0]
 
 
 def test_variable_frame_times_are_kept() -> None:
