@@ -37,9 +37,9 @@ from stages.unit import UnitTask, measure_unit
 WORKERS = 2
 
 
-def measure_and_tell(task: UnitTask, progress: Any) -> dict[str, Any]:  # noqa: ANN401
+def measure_and_tell(task: UnitTask) -> dict[str, Any]:
     """`measure_unit`, saying in which process it ran."""
-    result = measure_unit(task, progress)
+    result = measure_unit(task)
     return {"worker": os.getppid(), "rows": pickle.dumps(result.rows)}
 
 

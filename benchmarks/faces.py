@@ -75,7 +75,7 @@ def compare(path: Path) -> Compared | None:
 
     span = decode_unit(
         str(path), source, -math.inf, math.inf, on_picture=show,
-        on_audio=lambda block: None, on_progress=lambda: None,
+        on_audio=lambda block: None,
     )  # fmt: skip
     assert span.start_s is not None and span.end_s is not None
     seconds = span.end_s - span.start_s

@@ -85,7 +85,7 @@ def stages_alone(uri: str) -> None:
     task = UnitTask(
         "source", uri, source, 0, 0.0, end_s, True, True, parameters, fingerprints, 1, 1.0
     )
-    measure_unit(task, lambda: None)
+    measure_unit(task)
 
 
 def pyscenedetect(uri: str) -> None:

@@ -94,7 +94,6 @@ def trials(path: Path, expected: float | None, faces: list[FacesStage]) -> Itera
             math.inf,
             on_picture=observer.picture,
             on_audio=lambda _: None,
-            on_progress=lambda: None,
         )
         assert span.start_s is not None and span.end_s is not None
         rows = observer.finish(span.start_s, span.end_s).side_rows

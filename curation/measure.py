@@ -47,7 +47,7 @@ def probe_sources(job: Job, files: list[InputFile]) -> None:
     for file in files:
         row = known.get(file.source_id)
         if row is None or (row["error"] is not None and row["error"]["retryable"]):
-            tasks.append(Task("stages.media.probe:probe_in_child", file.uri, file.uri))
+            tasks.append(Task("stages.media.probe:probe", file.uri, file.uri))
             continue
         carried, licence, split = _carried(job, file)
         if (dict(row["carried"]), row["licence"], row["split"]) != (carried, licence, split):

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import dataclasses
 import io
-from collections.abc import Callable
 
 import cv2
 import numpy as np
@@ -48,13 +47,12 @@ class ClipMedia:
     duration_s: float
 
 
-def clip_media(task: ClipMediaTask, progress: Callable[[], None]) -> ClipMedia:
+def clip_media(task: ClipMediaTask) -> ClipMedia:
     """Decode what a request carries. Runs in the killable child.
 
     Raises:
         MediaError: the clip cannot be decoded, or it has neither pictures nor sound (`no_media`).
     """
-    progress()
     jpegs: tuple[bytes, ...] = ()
     if task.with_video and task.source.video_index is not None:
         pictures = stills(
@@ -67,7 +65,6 @@ def clip_media(task: ClipMediaTask, progress: Callable[[], None]) -> ClipMedia:
             max_long_side_px=task.long_side_px,
         )
         jpegs = tuple(_jpeg(picture, task.uri) for picture in pictures)
-    progress()
     wav = None
     if task.source.audio_index is not None:
         wav = _wav(task)

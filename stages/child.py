@@ -1,8 +1,8 @@
 """A child process that can be killed: decoders crash, hang and eat memory, and must cost one row.
 
-The parent keeps one warm child and calls functions in it by name. The child reports that it is
-getting on; a parent that hears nothing for long enough kills it, as it does when the child's memory
-passes its limit.
+The parent keeps one warm child and calls functions in it by name. The child passes its signs of
+life on (`stages.heartbeat`); a parent that hears nothing for long enough kills it, as it does when
+the child's memory passes its limit.
 """
 
 from __future__ import annotations
@@ -17,15 +17,13 @@ import subprocess
 import sys
 import time
 import traceback
-from collections.abc import Callable
 from multiprocessing.connection import Connection
 from typing import Any
 
 import psutil
 
 from manifests.errors import MediaError, TwinreelError
-
-Progress = Callable[[], None]
+from stages.heartbeat import heard_by
 
 _POLL_S = 0.25
 _REPORT_EVERY_S = 1.0
@@ -51,10 +49,10 @@ class KillableChild:
         self.peak_memory_bytes = 0
 
     def call(self, function: str, argument: object, *, subject: str) -> object:
-        """Run `module:function` with `argument` and a progress callback, and return its result.
+        """Run `module:function` with `argument` and return its result.
 
         Args:
-            function: an importable function of two parameters, as `package.module:name`.
+            function: an importable function of one parameter, as `package.module:name`.
             argument: anything that pickles.
             subject: the file that an error is about.
 
@@ -161,7 +159,8 @@ def _serve(connection: Connection[Any, Any]) -> None:
             return
         try:
             module, _, function = name.partition(":")
-            result = getattr(importlib.import_module(module), function)(argument, progress)
+            with heard_by(progress):
+                result = getattr(importlib.import_module(module), function)(argument)
         except TwinreelError as error:
             connection.send(("error", error))
         except Exception as error:

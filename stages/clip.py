@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from manifests.errors import MediaError, TwinreelError
@@ -56,13 +56,12 @@ class ForModel:
     prepared: Any
 
 
-def measure_clip(task: ClipMeasurement, progress: Callable[[], None]) -> ClipResult | ForModel:
+def measure_clip(task: ClipMeasurement) -> ClipResult | ForModel:
     """The stage's result for the clip, or what its model needs for one. Runs in the killable child.
 
     Raises:
         MediaError: the clip cannot be decoded.
     """
-    progress()
     stage = _stage(task.stage)
     fingerprint = task.stage.fingerprint
     if not isinstance(stage, ModelStage):

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import dataclasses
 import tempfile
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 from manifests.storage import open_storage
+from stages.heartbeat import beat
 from stages.sample import PackProfile, SampleFragment, SampleTask, write_sample
 from stages.shard import assemble_shard
 
@@ -31,7 +32,7 @@ class ShardTask:
     fragments: Sequence[str]
 
 
-def write_fragment(task: FragmentTask, progress: Callable[[], None]) -> SampleFragment:
+def write_fragment(task: FragmentTask) -> SampleFragment:
     """Make a sample and leave its fragment in OUT.
 
     Raises:
@@ -42,15 +43,15 @@ def write_fragment(task: FragmentTask, progress: Callable[[], None]) -> SampleFr
     local = storage.local_path(task.path)
     if local is not None:
         local.parent.mkdir(parents=True, exist_ok=True)
-        return write_sample(task.sample, task.profile, local, progress)
+        return write_sample(task.sample, task.profile, local)
     with tempfile.TemporaryDirectory() as folder:
         file = Path(folder) / "fragment"
-        fragment = write_sample(task.sample, task.profile, file, progress)
+        fragment = write_sample(task.sample, task.profile, file)
         storage.put_file(task.path, file)
         return fragment
 
 
-def write_shard(task: ShardTask, progress: Callable[[], None]) -> list[int]:
+def write_shard(task: ShardTask) -> list[int]:
     """Assemble a shard in OUT; the offsets of its fragments.
 
     Raises:
@@ -60,7 +61,7 @@ def write_shard(task: ShardTask, progress: Callable[[], None]) -> list[int]:
     with tempfile.TemporaryDirectory() as folder:
         fragments = []
         for index, path in enumerate(task.fragments):
-            progress()
+            beat()
             local = storage.local_path(path)
             if local is None:
                 local = Path(folder) / str(index)

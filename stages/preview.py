@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import io
-from collections.abc import Callable
 from fractions import Fraction
 
 import av
@@ -34,7 +33,7 @@ class PreviewTask:
     end_s: float
 
 
-def render_preview(task: PreviewTask, progress: Callable[[], None]) -> bytes:
+def render_preview(task: PreviewTask) -> bytes:
     """The clip as a small mp4 (288 px on its short side, at most 15 pictures a second).
 
     Raises:
@@ -50,10 +49,9 @@ def render_preview(task: PreviewTask, progress: Callable[[], None]) -> bytes:
             audio.codec_context.layout = "stereo"
             audio.codec_context.bit_rate = 64_000
         if video is not None:
-            _encode_pictures(container, video, task, progress)
+            _encode_pictures(container, video, task)
         if audio is not None:
             _encode_sound(container, audio, task)
-        progress()
     return buffer.getvalue()
 
 
@@ -69,12 +67,10 @@ def _encode_pictures(
     container: OutputContainer,
     stream: av.VideoStream,
     task: PreviewTask,
-    progress: Callable[[], None],
 ) -> None:
     scaler = ProxyScaler(task.source)
     due_s = task.start_s
     for time_s, frame in pictures(task.uri, task.source, task.start_s, task.end_s):
-        progress()
         shown_s = max(time_s, task.start_s)
         if shown_s < due_s - 1e-6:
             continue

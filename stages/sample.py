@@ -8,7 +8,7 @@ import hashlib
 import json
 import math
 import tarfile
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, BinaryIO, Literal
 
@@ -17,6 +17,7 @@ from av.video.frame import VideoFrame
 
 from manifests.errors import MediaError
 from manifests.fingerprint import fingerprint
+from stages.heartbeat import beat
 from stages.media.blocks import SourceFormat
 from stages.media.conform import (
     Margins,
@@ -141,7 +142,6 @@ def write_sample(
     task: SampleTask,
     profile: PackProfile,
     destination: Path,
-    on_progress: Callable[[], None] = lambda: None,
 ) -> SampleFragment:
     """Conform and encode a clip, and write its members as a fragment of a tar file.
 
@@ -153,7 +153,6 @@ def write_sample(
         task: the clip.
         profile: what a sample looks like.
         destination: the file to write; its folder is used for unfinished files.
-        on_progress: called with every decoded picture.
 
     Raises:
         MediaError: the clip cannot be read, or `length_mismatch`.
@@ -172,7 +171,7 @@ def write_sample(
         with unfinished.open("wb") as file:
             fragment = _FragmentWriter(file, sample_id)
             if width is not None and height is not None:
-                frames = _frames(task, profile, on_progress)
+                frames = _frames(task, profile)
                 _write_video(fragment, frames, profile, (width, height), unfinished)
             if has_audio:
                 sound = conformed_audio(
@@ -184,7 +183,7 @@ def write_sample(
                     rate_hz=profile.audio_rate_hz,
                     channels=profile.audio_channels,
                 )
-                on_progress()
+                beat()
                 encoded = encode_audio(sound, profile.audio_rate_hz, profile.audio)
                 fragment.add(profile.audio, encoded)
             fragment.add("json", _json_member(task, profile, sample_id, has_video, has_audio))
@@ -230,9 +229,7 @@ def _check_length(task: SampleTask, profile: PackProfile) -> None:
         )
 
 
-def _frames(
-    task: SampleTask, profile: PackProfile, on_progress: Callable[[], None]
-) -> Iterator[VideoFrame]:
+def _frames(task: SampleTask, profile: PackProfile) -> Iterator[VideoFrame]:
     return conformed_pictures(
         task.uri,
         task.source,
@@ -242,7 +239,6 @@ def _frames(
         frames=profile.frames,
         fps=profile.fps,
         pixel_format="rgb24" if profile.video == "raw" else "yuv420p",
-        on_progress=on_progress,
     )
 
 

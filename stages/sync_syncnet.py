@@ -267,7 +267,6 @@ def _crops(clip: ClipTask, paths: Sequence[_FacePath]) -> list[npt.NDArray[np.ui
         frames=max(path.ticks[-1] for path in paths) - first + 1,
         fps=_FPS,
         pixel_format="rgb24",
-        on_progress=lambda: None,
     )
     before: object = None
     picture: ByteImage = np.empty((0, 0, 3), np.uint8)

@@ -15,6 +15,7 @@ import pyarrow as pa
 from manifests.errors import MediaError, TwinreelError
 from manifests.records import ErrorRecord, Span, UnitRow, arrow_type
 from stages.contract import Observation, Observer, Signals, SignalStage, StageParameters
+from stages.heartbeat import beat
 from stages.media.blocks import AudioBlock, Picture, SourceFormat
 from stages.media.decode import decode_unit
 from stages.media.watches import DecodedSpan
@@ -97,7 +98,7 @@ def signals_from_row(row: Mapping[str, Any]) -> Signals:
     )
 
 
-def measure_unit(task: UnitTask, progress: Callable[[], None]) -> UnitResult:
+def measure_unit(task: UnitTask) -> UnitResult:
     """Decode a unit once and return its rows. Runs in the killable child.
 
     Raises:
@@ -120,7 +121,7 @@ def measure_unit(task: UnitTask, progress: Callable[[], None]) -> UnitResult:
     hearing = [watcher for watcher in watchers if watcher.stage.media == "audio"]
 
     def on_picture(picture: Picture) -> None:
-        progress()
+        beat()
         for watcher in seeing:
             watcher.picture(picture)
 
@@ -135,13 +136,12 @@ def measure_unit(task: UnitTask, progress: Callable[[], None]) -> UnitResult:
         math.inf if task.open_end else task.end_s,
         on_picture=on_picture,
         on_audio=on_audio,
-        on_progress=progress,
         thread_count=task.thread_count,
     )
     _check_damage(task, span)
     rows: dict[str, list[dict[str, Any]]] = {"signals": []}
     for watcher in watchers:
-        progress()
+        beat()
         signals_row, side_rows = watcher.rows(task, span)
         rows["signals"].append(signals_row)
         for table, table_rows in side_rows.items():

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from typing import Literal, TypeVar
 
 import numpy as np
@@ -18,6 +18,7 @@ from av.filter import Graph
 from av.video.frame import VideoFrame
 
 from manifests.errors import MediaError
+from stages.heartbeat import beat
 from stages.media.blocks import SourceFormat
 from stages.media.decode import pictures, read_audio
 from stages.media.probe import is_full_range
@@ -88,7 +89,6 @@ def conformed_pictures(
     frames: int,
     fps: int,
     pixel_format: PixelFormat,
-    on_progress: Callable[[], None],
     thread_count: int = 1,
 ) -> Iterator[VideoFrame]:
     """Exactly `frames` pictures at `fps` from `start_s` on, of `conformed_size`.
@@ -105,7 +105,6 @@ def conformed_pictures(
         frames: how many.
         fps: ticks a second.
         pixel_format: of what comes out.
-        on_progress: called with every decoded picture.
         thread_count: of the video decoder.
 
     Raises:
@@ -115,14 +114,13 @@ def conformed_pictures(
     lead_s = _DEINTERLACE_LEAD_FRAMES / (source.fps or 25.0) if source.interlaced else 0.0
     # Nothing later than half a tick after the last one can be the nearest to it.
     end_s = start_s + (frames - 0.5) / fps
-    timed = _reporting(
-        pictures(uri, source, start_s - lead_s, end_s, thread_count=thread_count), on_progress
-    )
+    timed = pictures(uri, source, start_s - lead_s, end_s, thread_count=thread_count)
     last: VideoFrame | None = None
     conformed: VideoFrame | None = None
     for frame in sample_and_hold(deinterlaced(timed), start_s, frames=frames, fps=fps):
         if conformed is None or frame is not last:
             last, conformed = frame, conformer.conform(frame)
+        beat()
         yield conformed
 
 
@@ -157,14 +155,6 @@ def sample_and_hold(
 
 def _half_tick_after(tick: int, start_s: float, fps: int) -> float:
     return start_s + (2 * tick + 1) / (2 * fps) - _TIME_TOLERANCE_S
-
-
-def _reporting(
-    timed: Iterable[tuple[float, VideoFrame]], on_progress: Callable[[], None]
-) -> Iterator[tuple[float, VideoFrame]]:
-    for time_s, frame in timed:
-        on_progress()
-        yield time_s, frame
 
 
 def deinterlaced(timed: Iterable[tuple[float, VideoFrame]]) -> Iterator[tuple[float, VideoFrame]]:

@@ -19,6 +19,7 @@ from av.packet import Packet
 from av.video.frame import VideoFrame
 
 from manifests.errors import MediaError
+from stages.heartbeat import beat
 from stages.media.blocks import AudioBlock, Picture, SourceFormat
 from stages.media.open import open_media
 from stages.media.watches import AudioWatch, Clock, DecodedSpan, PictureWatch
@@ -35,7 +36,6 @@ def decode_unit(
     *,
     on_picture: Callable[[Picture], None],
     on_audio: Callable[[AudioBlock], None],
-    on_progress: Callable[[], None],
     thread_count: int = 1,
 ) -> DecodedSpan:
     """Decode a stretch once: pictures whose time is in `start_s` <= t < `end_s`, and its sound.
@@ -47,7 +47,6 @@ def decode_unit(
         end_s: inf for its last.
         on_picture: called with every picture, in order.
         on_audio: called with every block of sound, in order, cut to the stretch.
-        on_progress: called at least once a packet, so that a parent knows that it goes on.
         thread_count: of the video decoder.
 
     Raises:
@@ -72,7 +71,6 @@ def decode_unit(
         ]
         _seek(container, source, start_s)
         for packet in _packets(container, streams):
-            on_progress()
             if watch is not None and packet.stream is video:
                 watch.decode(packet)
             elif ear is not None and packet.stream is audio:
@@ -189,7 +187,10 @@ def _seek(container: InputContainer, source: SourceFormat, start_s: float) -> No
 
 
 def _packets(container: InputContainer, streams: list[av.stream.Stream]) -> Iterator[Packet[Any]]:
-    """Packets of the streams, then the empty ones that flush the decoders; ends at a read error."""
+    """Packets of the streams, then the empty ones that flush the decoders; ends at a read error.
+
+    Every packet is a sign of life.
+    """
     packets = container.demux(streams)
     while True:
         try:
@@ -199,4 +200,5 @@ def _packets(container: InputContainer, streams: list[av.stream.Stream]) -> Iter
         except av.error.FFmpegError:
             # The rest of the file is unreadable; what was decoded so far stands.
             return
+        beat()
         yield packet

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable
 from fractions import Fraction
 
 import av
@@ -96,12 +95,6 @@ def probe(uri: str) -> SourceFormat:
             audio_rate_hz=sound.sample_rate if isinstance(sound, AudioFrame) else None,
             audio_channels=sound.layout.nb_channels if isinstance(sound, AudioFrame) else None,
         )
-
-
-def probe_in_child(uri: str, progress: Callable[[], None]) -> SourceFormat:
-    """`probe`, as the killable child calls it."""
-    progress()
-    return probe(uri)
 
 
 def is_full_range(picture: VideoFrame) -> bool:

@@ -393,7 +393,6 @@ def as_measured(path: Path) -> dict[str, Any]:
         math.inf,
         on_picture=on_picture,
         on_audio=on_audio,
-        on_progress=lambda: None,
     )
     assert span.start_s is not None and span.end_s is not None
     row: dict[str, Any] = {"width": source.width, "height": source.height}

@@ -5,47 +5,47 @@ from __future__ import annotations
 import os
 import signal
 import time
-from collections.abc import Callable
 
 from manifests.errors import UsageError
+from stages.heartbeat import beat
 
 
-def segfault(argument: object, progress: Callable[[], None]) -> None:
+def segfault(argument: object) -> None:
     os.kill(os.getpid(), signal.SIGSEGV)
 
 
-def hang(argument: object, progress: Callable[[], None]) -> None:
-    progress()
+def hang(argument: object) -> None:
+    beat()
     time.sleep(600)
 
 
-def eat_memory(argument: object, progress: Callable[[], None]) -> None:
+def eat_memory(argument: object) -> None:
     held = []
     while True:
         held.append(b"x" * (32 << 20))
-        progress()
+        beat()
         time.sleep(0.02)
 
 
-def leave(argument: object, progress: Callable[[], None]) -> None:
+def leave(argument: object) -> None:
     os._exit(3)
 
 
-def raise_value_error(argument: object, progress: Callable[[], None]) -> None:
+def raise_value_error(argument: object) -> None:
     raise ValueError("what is this")
 
 
-def raise_usage_error(argument: object, progress: Callable[[], None]) -> None:
+def raise_usage_error(argument: object) -> None:
     raise UsageError("bad_setting", "No.", remedy="Do otherwise.")
 
 
-def double(argument: int, progress: Callable[[], None]) -> int:
+def double(argument: int) -> int:
     return 2 * argument
 
 
-def slow_but_moving(seconds: float, progress: Callable[[], None]) -> str:
+def slow_but_moving(seconds: float) -> str:
     until = time.monotonic() + seconds
     while time.monotonic() < until:
-        progress()
+        beat()
         time.sleep(0.05)
     return "done"

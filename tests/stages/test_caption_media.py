@@ -27,9 +27,7 @@ def media(
     source = probe(str(path))
     end_s = source.duration_s if end_s is None else end_s
     options = {"margins_px": Margins(), **changes}
-    return clip_media(
-        ClipMediaTask("clip", str(path), source, start_s, end_s, **options), lambda: None
-    )
+    return clip_media(ClipMediaTask("clip", str(path), source, start_s, end_s, **options))
 
 
 def pictures(found: ClipMedia) -> list[np.ndarray]:

@@ -14,6 +14,7 @@ from av.video.frame import VideoFrame
 from curation.demo_bucket.clips import Shape, flash_beep_clip
 from curation.demo_bucket.render import AudioTrack, VideoFormat, render_audio, render_video
 from manifests.errors import MediaError
+from stages.heartbeat import heard_by
 from stages.media.blocks import SourceFormat
 from stages.media.conform import (
     Margins,
@@ -56,7 +57,6 @@ def conform(
         frames=frames,
         fps=FPS,
         pixel_format="rgb24",
-        on_progress=lambda: None,
     ):
         yield np.asarray(frame.to_ndarray(), np.uint8)
 
@@ -121,10 +121,10 @@ def test_pictures_of_the_same_rate_come_once_each() -> None:
     assert list(sample_and_hold(timed, 7.3, frames=121, fps=24)) == list(range(121))
 
 
-def test_progress_is_reported_for_every_picture(tmp_path: Path) -> None:
+def test_every_picture_is_a_sign_of_life(tmp_path: Path) -> None:
     path = tmp_path / "clip.mp4"
     flash_beep_clip(path, shape=dataclasses.replace(TINY, fps=60))
-    reports = []
+    beats = []
     frames = conformed_pictures(
         str(path),
         probe(str(path)),
@@ -134,10 +134,10 @@ def test_progress_is_reported_for_every_picture(tmp_path: Path) -> None:
         frames=24,
         fps=FPS,
         pixel_format="yuv420p",
-        on_progress=lambda: reports.append(1),
     )
-    assert len(list(frames)) == 24
-    assert len(reports) >= 58
+    with heard_by(lambda: beats.append(1)):
+        assert len(list(frames)) == 24
+    assert len(beats) >= 58
 
 
 # --- Geometry -------------------------------------------------------------------------------------
@@ -292,7 +292,6 @@ def test_colours_come_out_as_they_went_in(tmp_path: Path, chart: ChartFormat) ->
             frames=1,
             fps=FPS,
             pixel_format="yuv420p",
-            on_progress=lambda: None,
         )
     )
     rgb = next(conform(path, area_px=480 * 270, frames=1))

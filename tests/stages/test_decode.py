@@ -32,7 +32,6 @@ def decode(
         end_s,
         on_picture=seen.append,
         on_audio=heard.append,
-        on_progress=lambda: None,
     )
     return span, seen, heard
 

@@ -196,7 +196,7 @@ def _kind_of_file(stage: FacesStage, path: Path) -> str | None:
         observer = stage.observer(source)
         span = decode_unit(
             str(path), source, -math.inf, math.inf, on_picture=observer.picture,
-            on_audio=lambda block: None, on_progress=lambda: None,
+            on_audio=lambda block: None,
         )  # fmt: skip
     except MediaError:
         return None

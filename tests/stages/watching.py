@@ -133,7 +133,6 @@ def watch_file(
         math.inf,
         on_picture=observer.picture,
         on_audio=lambda block: None,
-        on_progress=lambda: None,
     )
     assert span.start_s is not None and span.end_s is not None
     return source, observer.finish(span.start_s, span.end_s), span.start_s, span.end_s
