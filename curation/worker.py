@@ -6,10 +6,13 @@ Apart from the engine so that a worker process imports neither the decoders nor 
 from __future__ import annotations
 
 import dataclasses
+import os
+import sys
 from typing import TYPE_CHECKING, Any
 
 from manifests.errors import TwinreelError
 from stages.child import KillableChild
+from stages.models.device import DeviceLostError
 
 if TYPE_CHECKING:
     from stages.clip import ClipResult, StageCall
@@ -73,7 +76,7 @@ class ModelWorker:
     """Holds one stage's model; see `stages.clip.LoadedStage`."""
 
     def __init__(self, stage: StageCall) -> None:
-        from stages.clip import LoadedStage  # noqa: PLC0415
+        from stages.clip import LoadedStage  # noqa: PLC0415 - decoders only where they are used
 
         self._loaded: LoadedStage | None = None
         self._error: TwinreelError | None = None
@@ -88,6 +91,18 @@ class ModelWorker:
         return self._error
 
     def infer(self, *batch: object) -> list[ClipResult | TwinreelError]:
-        """A result or an error per clip."""
-        assert self._loaded is not None
-        return self._loaded.infer(batch)
+        """A result or an error per clip.
+
+        A process that has lost its device ends here, and Ray starts another in its place.
+
+        Raises:
+            TwinreelError: the model cannot be had any more.
+        """
+        if self._loaded is None:
+            assert self._error is not None
+            raise self._error
+        try:
+            return self._loaded.infer(batch)
+        except DeviceLostError as error:
+            print(f"model process ends: {error}", file=sys.stderr, flush=True)
+            os._exit(1)

@@ -75,7 +75,6 @@ class AestheticStage(ModelStage[AestheticParameters, ClipPictures, "AestheticMod
     reads: ClassVar[tuple[str, ...]] = ("picture",)
     Parameters: ClassVar[type[StageParameters]] = AestheticParameters
     Record: ClassVar[type] = AestheticRecord
-    prepared_mb: ClassVar[float] = 0.5
 
     def resolve_backend(self) -> Backend:
         """The only backend.

@@ -42,6 +42,8 @@ _SHORTEST_S = 0.025
 """A window of the spectrogram: of less sound there is none."""
 _AST_CLIPS = {"cpu": 4, "cuda": 64}
 _RATE_HZ = 16_000
+_HOP_S = 0.01
+"""From one column of the spectrogram to the next."""
 
 
 class Tagger(Protocol):
@@ -100,12 +102,10 @@ class AudioClassStage(ModelStage[AudioClassParameters, ClipSound, Tagger]):
     """Backend `ast` (`auto`), or `package.module:Name` of a class that follows `Tagger`."""
 
     name: ClassVar[str] = "audio_class"
-    version: ClassVar[int] = 1
+    version: ClassVar[int] = 2
     reads: ClassVar[tuple[str, ...]] = ("loudness",)
     Parameters: ClassVar[type[StageParameters]] = AudioClassParameters
     Record: ClassVar[type] = AudioClassRecord
-    prepared_mb: ClassVar[float] = 2.4
-    """Of 12 s at 48 kHz; the AST has 16 kHz, 64 kB a second."""
 
     def resolve_backend(self) -> Backend:
         """The AST, or the class that is named; its hash is that of the file it lies in.
@@ -161,11 +161,17 @@ class AudioClassStage(ModelStage[AudioClassParameters, ClipSound, Tagger]):
         if self.backend.name == "ast":
             return AstTagger(require_weights(_AST_WEIGHTS, needed_by=_SETTING), device)
         made: Tagger = _own_tagger(self.backend.name)()
+        if not hasattr(made, "labels"):
+            raise _no_backend(self.backend.name, "it has no labels")
         return made
 
     def infer(self, model: Tagger, batch: Sequence[ClipSound]) -> list[object]:
         """Every clip's class."""
         scores = np.asarray(model.tag([clip.samples for clip in batch]))
+        if scores.shape != (len(batch), len(model.labels)):
+            raise ValueError(
+                f"the tagger gave {scores.shape}, not {(len(batch), len(model.labels))}"
+            )
         kinds = [kind_of(label) for label in model.labels]
         return [_record(row, list(model.labels), kinds) for row in scores]
 
@@ -204,26 +210,39 @@ class AstTagger:
         if report["missing_keys"]:
             raise _bad_weights(folder, f"it lacks {sorted(report['missing_keys'])[0]}")
         self._device = device
+        self._window = int(self._features.max_length * _HOP_S * self.rate_hz)
         self._network: Any = network.to(device).eval()
         names = network.config.id2label
         self.labels: Sequence[str] = [names[index] for index in range(len(names))]
 
     def tag(self, sounds: Sequence[Samples]) -> npt.NDArray[np.float32]:
-        """Probabilities of AudioSet's labels; labels do not exclude each other."""
+        """Probabilities of AudioSet's labels; labels do not exclude each other.
+
+        The network looks at 10.24 s. Of longer sound it sees several such windows, evenly spread,
+        and each label has its best one.
+        """
         import torch  # noqa: PLC0415
 
+        windows = [self._windows(sound) for sound in sounds]
+        flat = [window for of_sound in windows for window in of_sound]
         most = _AST_CLIPS[self._device]
         parts = []
         with torch.inference_mode():
-            for first in range(0, len(sounds), most):
+            for first in range(0, len(flat), most):
                 features = self._features(
-                    list(sounds[first : first + most]),
+                    flat[first : first + most],
                     sampling_rate=self.rate_hz,
                     return_tensors="pt",
                 )
                 logits = self._network(features["input_values"].to(self._device)).logits
                 parts.append(torch.sigmoid(logits.float()).cpu().numpy())
-        return np.concatenate(parts)
+        starts = np.cumsum([0, *(len(of_sound) for of_sound in windows[:-1])])
+        return np.asarray(np.maximum.reduceat(np.concatenate(parts), starts, axis=0))
+
+    def _windows(self, sound: Samples) -> list[Samples]:
+        count = -(-len(sound) // self._window)
+        starts = np.linspace(0, len(sound) - self._window, count).round().astype(int)
+        return [sound[start : start + self._window] for start in starts] if count > 1 else [sound]
 
 
 def _record(
@@ -255,22 +274,21 @@ def _own_tagger(name: str) -> Any:  # noqa: ANN401 - a user's class
     module, _, attribute = name.partition(":")
     try:
         found = getattr(importlib.import_module(module), attribute)
-    except (ImportError, AttributeError, ValueError) as error:
-        raise UsageError(
-            "unknown_backend",
-            f"There is no backend {name!r} ({error}).",
-            subject=_SETTING,
-            remedy="Use auto or ast, or package.module:Name of a class of your own that can be"
-            " imported on every node.",
-        ) from error
+    except Exception as error:  # importing runs whatever the module holds
+        raise _no_backend(name, f"{type(error).__name__}: {error}") from error
     if not all(hasattr(found, part) for part in ("rate_hz", "tag")):
-        raise UsageError(
-            "unknown_backend",
-            f"{name} does not have rate_hz and tag.",
-            subject=_SETTING,
-            remedy="Follow stages.audio_class.Tagger; rate_hz is the class's own.",
-        )
+        raise _no_backend(name, "it does not have rate_hz and tag")
     return found
+
+
+def _no_backend(name: str, why: str) -> UsageError:
+    return UsageError(
+        "unknown_backend",
+        f"There is no backend {name!r} ({why}).",
+        subject=_SETTING,
+        remedy="Use auto or ast, or package.module:Name of a class of your own that can be imported"
+        " on every node and follows stages.audio_class.Tagger; rate_hz is the class's own.",
+    )
 
 
 def _code_hash(tagger: Any) -> str | None:  # noqa: ANN401

@@ -64,7 +64,7 @@ class AudioQualityStage(ClipStage[AudioQualityParameters]):
     """Backend `dnsmos` (`auto`)."""
 
     name: ClassVar[str] = "audio_quality"
-    version: ClassVar[int] = 1
+    version: ClassVar[int] = 2
     reads: ClassVar[tuple[str, ...]] = ("loudness", "speech")
     Parameters: ClassVar[type[StageParameters]] = AudioQualityParameters
     Record: ClassVar[type] = AudioQualityRecord
@@ -106,7 +106,7 @@ class AudioQualityStage(ClipStage[AudioQualityParameters]):
         ]
         snr_db = signal_to_noise_db(samples, segments, _RATE_HZ)
         ratio = (clip.structs.get("speech") or {}).get("speech_ratio") or 0.0
-        speaks = ratio >= self.parameters.min_speech_ratio
+        speaks = ratio > 0 and ratio >= self.parameters.min_speech_ratio
         if not speaks or len(samples) < _SHORTEST_S * _RATE_HZ:
             return AudioQualityRecord(snr_db, None, None, None, None)
         scores = dnsmos(samples)
@@ -125,7 +125,7 @@ def signal_to_noise_db(
     """The power of speech above the noise in dB, at most 100; None where either is not heard.
 
     What is heard within segments is speech and noise together: the noise's power, as the pauses
-    have it, is taken off.
+    have it, is taken off. Perfect silence at either end is no pause.
 
     Args:
         samples: float32 [samples].
@@ -135,10 +135,15 @@ def signal_to_noise_db(
     spoken = np.zeros(len(samples), bool)
     for start_s, end_s in segments:
         spoken[max(0, round(start_s * rate_hz)) : max(0, round(end_s * rate_hz))] = True
-    if not spoken.any() or (~spoken).sum() < _LEAST_PAUSE_S * rate_hz:
+    # Where a source's sound begins late or ends early there is no pause but nothing.
+    heard = np.flatnonzero(samples)
+    paused = ~spoken
+    if len(heard):
+        paused[: heard[0]] = paused[heard[-1] + 1 :] = False
+    if not spoken.any() or paused.sum() < _LEAST_PAUSE_S * rate_hz:
         return None
     squares = np.square(samples, dtype=np.float64)
-    noise = float(squares[~spoken].mean())
+    noise = float(squares[paused].mean())
     speech = float(squares[spoken].mean()) - noise
     if speech <= 0.0:
         return 0.0 if noise > 0.0 else None

@@ -19,6 +19,13 @@ from stages.contract import (
     Ready,
     StageParameters,
 )
+from stages.models.device import (
+    DeviceLostError,
+    best_device,
+    device_fault,
+    free_memory,
+    full_convolutions,
+)
 from stages.registry import build_clip_stage
 from stages.segment import struct_of
 
@@ -85,25 +92,37 @@ class LoadedStage:
     """
 
     def __init__(self, call: StageCall) -> None:
-        import torch  # noqa: PLC0415 - only processes that hold a model pay for it
-
         stage = _stage(call)
         assert isinstance(stage, ModelStage)
         self._stage = stage
         self._fingerprint = call.fingerprint
-        self._model = stage.load("cuda" if torch.cuda.is_available() else "cpu")
+        self._model = stage.load(best_device())
 
     def infer(self, batch: Sequence[Any]) -> list[ClipResult | TwinreelError]:
         """A result or an error per clip; a clip that breaks the batch costs only itself.
 
         Args:
             batch: what `measure_clip` handed on of each clip.
+
+        Raises:
+            DeviceLostError: the process must end; none of the clips is to blame.
         """
+        found: Sequence[object] = ()
+        failure: TwinreelError | None = None
         try:
-            found = self._stage.infer(self._model, batch)
+            with full_convolutions():
+                found = self._stage.infer(self._model, batch)
+            if len(found) != len(batch):
+                raise ValueError(f"{len(found)} results for {len(batch)} clips")
         except Exception as error:
+            if device_fault(error) == "device":
+                raise DeviceLostError(str(error)) from error
+            failure = _failure(error)
+        if failure is not None:
+            # Outside the handler: what it holds on to includes the batch's own tensors.
+            free_memory()
             if len(batch) == 1:
-                return [_failure(error)]
+                return [failure]
             return [result for prepared in batch for result in self.infer([prepared])]
         return [
             record
@@ -127,8 +146,18 @@ def _result(stage: ClipStage[Any], found: object, fingerprint: str) -> ClipResul
 
 def _failure(error: Exception) -> TwinreelError:
     if isinstance(error, TwinreelError):
+        error.__traceback__ = None
         return error
-    return MediaError("model_failed", f"{type(error).__name__}: {str(error)[:300]}")
+    said = f"{type(error).__name__}: {str(error)[:300]}"
+    if device_fault(error) == "memory":
+        return MediaError(
+            "model_out_of_memory",
+            said,
+            remedy="Free the GPU of other programs, or give fewer models a share of it"
+            " (engine.gpus_per_model).",
+            retryable=True,
+        )
+    return MediaError("model_failed", said)
 
 
 @functools.lru_cache(maxsize=16)

@@ -228,12 +228,9 @@ class ModelStage(ClipStage[P], Generic[P, Prepared, Model]):
 
     `prepare` runs where media is decoded, in a child process that can be killed, and hands on
     arrays; `load` and `infer` run in a process that holds the model and, where there is one, a GPU.
-    What a clip comes to does not depend on which clips are in its batch, nor on their order (to
-    1e-4: batched arithmetic rounds differently).
+    What a clip comes to does not depend on which clips are in its batch, nor on their order (in
+    full precision to 1e-4, since batched arithmetic rounds differently; half precision is coarser).
     """
-
-    prepared_mb: ClassVar[float]
-    """Megabytes that `prepare` hands on for one clip, at most."""
 
     @property
     def needs_model(self) -> bool:

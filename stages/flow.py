@@ -60,6 +60,12 @@ class RaftParameters(pydantic.BaseModel):
         description="of the arithmetic on a GPU, where auto is half; a CPU's is always full",
     )
 
+    @pydantic.model_validator(mode="after")
+    def _pairs_do_not_overlap(self) -> RaftParameters:
+        if self.pairs_hz * self.pair_s > 1.0 + 1e-9:
+            raise ValueError("pairs_hz must not be more than 1 / pair_s: pairs do not overlap")
+        return self
+
 
 class MotionParameters(StageParameters):
     """How often motion is looked at, and what counts as standing still."""
@@ -90,6 +96,12 @@ class MotionParameters(StageParameters):
         description="the same in any of 16 x 9 cells: a moving mouth is a small part",
     )
     raft: RaftParameters = RaftParameters()
+
+    @pydantic.model_validator(mode="after")
+    def _pairs_do_not_overlap(self) -> MotionParameters:
+        if self.pairs_hz * self.pair_s > 1.0 + 1e-9:
+            raise ValueError("pairs_hz must not be more than 1 / pair_s: pairs do not overlap")
+        return self
 
 
 @dataclasses.dataclass(frozen=True)

@@ -96,8 +96,6 @@ class RaftStage(ModelStage[MotionParameters, PicturePairs, RaftModel]):
     version: ClassVar[int] = MOTION_VERSION
     Parameters: ClassVar[type[StageParameters]] = MotionParameters
     Record: ClassVar[type] = MotionRecord
-    prepared_mb: ClassVar[float] = 8.0
-    """Of 5 s at 16:9 with two pairs a second; with the default settings 20 s and more have 28."""
 
     def resolve_backend(self) -> Backend:
         """The one asked for, if it is RAFT.

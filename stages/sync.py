@@ -8,6 +8,7 @@ must name the backend.
 from __future__ import annotations
 
 import dataclasses
+import importlib.util
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, ClassVar, Literal
 
@@ -22,6 +23,7 @@ from stages.contract import (
     Ready,
     StageParameters,
 )
+from stages.models.torchvision_guard import require_packages
 from stages.sync_embedded import best_aligned_face
 from stages.sync_syncnet import (
     ClipFaces,
@@ -36,6 +38,9 @@ from stages.weights.find import sha256_of
 
 if TYPE_CHECKING:
     from stages.models.syncnet import SyncNet
+
+_PACKAGES = ("torch", "safetensors")
+"""What SyncNet needs beside its weights."""
 
 
 class SyncParameters(StageParameters):
@@ -104,7 +109,6 @@ class SyncStage(ModelStage[SyncParameters, ClipFaces, "SyncNet"]):
     name: ClassVar[str] = "sync"
     version: ClassVar[int] = 2
     reads: ClassVar[tuple[str, ...]] = ("faces", "speech")
-    prepared_mb: ClassVar[float] = 152.0
     Parameters: ClassVar[type[StageParameters]] = SyncParameters
     Record: ClassVar[type] = SyncRecord
 
@@ -112,7 +116,7 @@ class SyncStage(ModelStage[SyncParameters, ClipFaces, "SyncNet"]):
         """SyncNet where its weights are found, else the embedded one, unless one is asked for.
 
         Raises:
-            UsageError: `unknown_backend` or `missing_weights`.
+            UsageError: `unknown_backend`, `missing_package` or `missing_weights`.
         """
         asked = self.parameters.backend
         if asked not in ("auto", "syncnet", "embedded"):
@@ -123,8 +127,10 @@ class SyncStage(ModelStage[SyncParameters, ClipFaces, "SyncNet"]):
                 remedy="Use auto, syncnet or embedded.",
             )
         if asked == "syncnet":
+            require_packages(*_PACKAGES, needed_by="stages.sync.backend")
             return Backend("syncnet", sha256_of(require_syncnet()))
-        weights = None if asked == "embedded" else find_syncnet()
+        can_run = asked == "auto" and all(importlib.util.find_spec(name) for name in _PACKAGES)
+        weights = find_syncnet() if can_run else None
         return Backend("embedded") if weights is None else Backend("syncnet", sha256_of(weights))
 
     @classmethod

@@ -26,6 +26,7 @@ from stages.contract import (
     StageParameters,
 )
 from stages.media.sound import mono_sound
+from stages.models.device import device_fault
 from stages.models.torchvision_guard import require_packages
 from stages.weights.find import require_weights, sha256_of_set
 
@@ -37,6 +38,8 @@ WHISPER_WEIGHTS = {"whisper_large_v3": "whisper-large-v3"}
 """Sets of the catalogue by backend."""
 _RATE_HZ = 16_000
 _SHORTEST_S = 0.05
+_SPECTRUM_COLUMNS = 3000
+"""Of the 30 s that Whisper looks at."""
 _SETTING = "stages.transcript.backend"
 
 
@@ -89,19 +92,18 @@ class TranscriptStage(ModelStage[TranscriptParameters, ClipSound, "WhisperModel"
     """Backend `whisper_large_v3` (`auto`). Writes the side table `words`."""
 
     name: ClassVar[str] = "transcript"
-    version: ClassVar[int] = 1
+    version: ClassVar[int] = 2
     reads: ClassVar[tuple[str, ...]] = ("speech",)
     side_tables: ClassVar[tuple[str, ...]] = ("words",)
     Parameters: ClassVar[type[StageParameters]] = TranscriptParameters
     Record: ClassVar[type] = TranscriptRecord
-    prepared_mb: ClassVar[float] = 0.8
-    """Of 12 s, the longest that any preset cuts; 64 kB a second."""
 
     def resolve_backend(self) -> Backend:
         """The one asked for.
 
         Raises:
-            UsageError: `unknown_backend`, `missing_package` or `missing_weights`.
+            UsageError: `unknown_backend`, `missing_package`, `unknown_language` or
+                `missing_weights`.
         """
         asked = self.parameters.backend
         name = next(iter(WHISPER_WEIGHTS)) if asked == "auto" else asked
@@ -113,9 +115,22 @@ class TranscriptStage(ModelStage[TranscriptParameters, ClipSound, "WhisperModel"
                 remedy=f"Use auto or {' or '.join(WHISPER_WEIGHTS)}.",
             )
         require_packages("faster_whisper", needed_by=_SETTING)
+        self._check_language()
         weights = WHISPER_WEIGHTS[name]
         folder = require_weights(weights, needed_by=_SETTING)
         return Backend(name, sha256_of_set(weights, folder))
+
+    def _check_language(self) -> None:
+        from faster_whisper.tokenizer import _LANGUAGE_CODES  # noqa: PLC0415
+
+        language = self.parameters.language
+        if language is not None and language not in _LANGUAGE_CODES:
+            raise UsageError(
+                "unknown_language",
+                f"Whisper knows no language {language!r}.",
+                subject="stages.transcript.language",
+                remedy=f"Give one of: {', '.join(_LANGUAGE_CODES)}.",
+            )
 
     @classmethod
     def weights(cls, backend: str) -> tuple[str, ...]:
@@ -144,7 +159,7 @@ class TranscriptStage(ModelStage[TranscriptParameters, ClipSound, "WhisperModel"
         """Whisper from its folder; no hub is asked for anything.
 
         Raises:
-            UsageError: `missing_weights` or `bad_weights`.
+            UsageError: `missing_weights`, `bad_weights` or `model_cannot_run`.
         """
         from faster_whisper import WhisperModel  # noqa: PLC0415 - only here CTranslate2
 
@@ -153,7 +168,7 @@ class TranscriptStage(ModelStage[TranscriptParameters, ClipSound, "WhisperModel"
         if kind == "auto":
             kind = "float16" if device == "cuda" else "float32"
         try:
-            return WhisperModel(
+            model = WhisperModel(
                 str(folder), device=device, compute_type=kind, local_files_only=True
             )
         except (RuntimeError, ValueError) as error:
@@ -163,6 +178,19 @@ class TranscriptStage(ModelStage[TranscriptParameters, ClipSound, "WhisperModel"
                 subject=str(folder),
                 remedy="Check it with `twinreel weights verify`, and fetch it again.",
             ) from error
+        try:
+            # CTranslate2 looks for the GPU's libraries only when it computes for the first time.
+            model.encode(np.zeros((model.model.n_mels, _SPECTRUM_COLUMNS), np.float32))
+        except RuntimeError as error:
+            raise UsageError(
+                "model_cannot_run",
+                f"Whisper cannot compute on {device} ({str(error).splitlines()[0][:200]}).",
+                subject=_SETTING,
+                remedy="CTranslate2 needs cuBLAS of CUDA 12, whatever CUDA torch has:"
+                " pip install nvidia-cublas-cu12 nvidia-cudnn-cu12, and add their folders to"
+                " LD_LIBRARY_PATH.",
+            ) from error
+        return model
 
     def infer(self, model: WhisperModel, batch: Sequence[ClipSound]) -> list[object]:
         """Every clip's transcript, one clip after another.
@@ -186,22 +214,26 @@ class TranscriptStage(ModelStage[TranscriptParameters, ClipSound, "WhisperModel"
             )
             found = list(segments)
         except (RuntimeError, ValueError, IndexError) as error:
+            if device_fault(error) is not None:
+                raise
             return MediaError(
                 "transcription_failed",
                 f"Whisper failed on it ({type(error).__name__}: {str(error)[:200]}).",
                 subject=clip.uri,
             )
         # Whisper looks at 30 s: what it writes of the filling beyond the clip is left out.
+        length_s = clip.end_s - clip.start_s
+        inside = [segment for segment in found if segment.start < length_s]
         heard = [
             word
-            for segment in found
+            for segment in inside
             for word in segment.words or ()
-            if word.word.strip() and word.start < clip.end_s - clip.start_s
+            if word.word.strip() and word.start < length_s
         ]
         words = [_word_row(word, clip) for word in heard]
         spoken = [word.word for word in heard]
-        tokens = sum(len(segment.tokens) for segment in found)
-        log_probability = sum(segment.avg_logprob * len(segment.tokens) for segment in found)
+        tokens = sum(len(segment.tokens) for segment in inside)
+        log_probability = sum(segment.avg_logprob * len(segment.tokens) for segment in inside)
         record = TranscriptRecord(
             text=" ".join("".join(spoken).split()),
             words=len(words),
@@ -209,7 +241,7 @@ class TranscriptStage(ModelStage[TranscriptParameters, ClipSound, "WhisperModel"
             language_probability=float(info.language_probability),
             mean_log_probability=log_probability / tokens if tokens else None,
             no_speech_probability=max(
-                (float(segment.no_speech_prob) for segment in found), default=None
+                (float(segment.no_speech_prob) for segment in inside), default=None
             ),
         )
         return Findings(record, {"words": words})

@@ -20,13 +20,13 @@ def mono_sound(
     """A span's sound: float32 [round((end_s - start_s) * rate_hz)], full scale at +-1.
 
     Sample 0 lies at `start_s` to within half a sample. Any number of channels is mixed to one;
-    where the source has no sound there is silence; what is not a number is silence too.
+    where the source has no sound there is silence.
 
     Raises:
         MediaError: the file cannot be read, or it has no sound (`no_audio`).
     """
     block = read_audio(uri, source, start_s - _PADDING_S, end_s + _PADDING_S)
-    mixed = downmix(np.nan_to_num(block.samples, posinf=0.0, neginf=0.0), 1)[:, 0]
+    mixed = downmix(block.samples, 1)[:, 0]
     if block.rate_hz != rate_hz:
         mixed = np.asarray(soxr.resample(mixed, block.rate_hz, rate_hz, quality="VHQ"), np.float32)
     first = round((start_s - block.start_s) * rate_hz)

@@ -247,11 +247,16 @@ _FULL_SCALE = {"u8": 128.0, "s16": 32768.0, "s32": 2147483648.0, "s64": 92233720
 
 
 def _float_samples(frame: AudioFrame) -> npt.NDArray[np.float32]:
-    """A frame's samples as float32 [samples, channels], full scale at +-1."""
+    """A frame's samples as float32 [samples, channels], full scale at +-1.
+
+    What is not a finite number is silence.
+    """
     raw = frame.to_ndarray()
     raw = raw.T if frame.format.is_planar else raw.reshape(-1, frame.layout.nb_channels)
     kind = frame.format.name.rstrip("p")
     if kind not in _FULL_SCALE:
-        return np.ascontiguousarray(raw, dtype=np.float32)
+        samples = np.ascontiguousarray(raw, dtype=np.float32)
+        # One of them would spoil every sum and every filter that it meets.
+        return samples if np.isfinite(samples).all() else np.where(np.isfinite(samples), samples, 0)
     centred = raw.astype(np.float32) - (128.0 if kind == "u8" else 0.0)
     return np.ascontiguousarray(centred / np.float32(_FULL_SCALE[kind]), dtype=np.float32)

@@ -17,6 +17,7 @@ import torch.nn.functional as F  # noqa: N812 - the name that every torch user k
 from torch import Tensor, nn
 
 from stages.contract import FloatArray
+from stages.models.device import full_convolutions
 
 WINDOW_FRAMES = 5
 COLUMNS_A_FRAME = 4
@@ -176,8 +177,7 @@ def _in_chunks(
     if not sum(windows):
         return [torch.zeros(0, 1024) for _ in windows]
     outputs = []
-    # TensorFloat-32, cuDNN's default, keeps ten bits: too few for 1e-4.
-    with torch.inference_mode(), torch.backends.cudnn.flags(enabled=True, allow_tf32=False):
+    with torch.inference_mode(), full_convolutions():
         for chunk in _chunks(windows):
             inputs = torch.cat([windows_of(piece) for piece in chunk])
             outputs.append(forward(inputs.float()).cpu())
@@ -252,4 +252,6 @@ def distances(
     known = mean[~mean.isnan()]
     least = float(known.min())
     index = int(torch.nonzero(mean == least)[0])
-    return Distances(mean.double().numpy(), least, shifts - index, float(known.median()) - least)
+    return Distances(
+        mean.double().numpy(), least, shifts - index, float(known.quantile(0.5)) - least
+    )

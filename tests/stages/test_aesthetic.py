@@ -193,7 +193,6 @@ def test_pictures_are_taken_at_a_tenth_the_middle_and_nine_tenths(
     assert isinstance(prepared, ClipPictures)
     assert prepared.images.shape == (3, 224, 224, 3)
     assert prepared.images.dtype == np.uint8
-    assert prepared.images.nbytes <= 1e6 * stage.prepared_mb
     means = prepared.images.mean(axis=(1, 2, 3))
     assert means == pytest.approx([40 * t for t in (1.4, 3.0, 4.6)], abs=2.5)
 

@@ -91,6 +91,19 @@ def test_a_clip_has_the_same_scores_alone_and_in_any_batch(stage: AudioClassStag
             assert record.top_scores == pytest.approx(alone[index].top_scores, abs=1e-4)
 
 
+def test_all_of_a_long_clip_is_heard(stage: AudioClassStage) -> None:
+    model = stage.load("cpu")
+    start, end = noise(1, 10.24).samples, noise(2, 10.24, level=0.5).samples
+    both = np.concatenate([start, end])
+    apart = model.tag([start, end])
+    assert np.abs(apart[0] - apart[1]).max() > 1e-4
+    assert model.tag([both])[0] == pytest.approx(apart.max(axis=0), abs=1e-5)
+    # Windows of a length between one and two overlap.
+    last = both[round(1.76 * 16_000) : 12 * 16_000]
+    expected = model.tag([start, last]).max(axis=0)
+    assert model.tag([both[: 12 * 16_000]])[0] == pytest.approx(expected, abs=1e-5)
+
+
 @pytest.mark.parametrize(
     ("label", "kind"),
     [
@@ -157,11 +170,22 @@ def test_a_tagger_of_ones_own(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "name", ["clap", "no.such.module:Tagger", "json:JSONDecoder", "json:nothing"]
+    "name",
+    ["clap", "no.such.module:Tagger", ".relative:Tagger", "json:JSONDecoder", "json:nothing"],
 )
 def test_what_is_no_tagger_is_a_usage_error(name: str) -> None:
     with pytest.raises(UsageError) as caught:
         AudioClassStage(AudioClassParameters(backend=name))
+    assert caught.value.code == "unknown_backend"
+
+
+def test_a_tagger_without_labels_is_refused_before_it_tags(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    stage = AudioClassStage(AudioClassParameters(backend=OWN))
+    monkeypatch.delattr(LoudnessTagger, "labels")
+    with pytest.raises(UsageError) as caught:
+        stage.load("cpu")
     assert caught.value.code == "unknown_backend"
 
 

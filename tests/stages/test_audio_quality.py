@@ -72,6 +72,15 @@ def test_without_speech_or_pauses_there_is_no_ratio(voice: Any) -> None:
     assert signal_to_noise_db(np.zeros(0, np.float32), [], RATE_HZ) is None
 
 
+@pytest.mark.parametrize("snr_db", [0.0, 20.0])
+def test_missing_sound_is_no_pause(voice: Any, snr_db: float) -> None:
+    missing = np.zeros(RATE_HZ, np.float32)
+    samples = np.concatenate([missing, with_noise(voice, snr_db), missing])
+    segments = [(start_s + 1.0, end_s + 1.0) for start_s, end_s in voice[1]]
+    plain = signal_to_noise_db(with_noise(voice, snr_db), voice[1], RATE_HZ)
+    assert signal_to_noise_db(samples, segments, RATE_HZ) == pytest.approx(plain, abs=0.01)
+
+
 def test_the_scores_are_those_of_the_package_and_fall_with_noise(
     voice: Any, tmp_path: Path
 ) -> None:
