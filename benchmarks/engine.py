@@ -25,10 +25,11 @@ import ray
 from ray.cluster_utils import Cluster
 
 from curation.config import JobConfiguration, load_configuration
-from curation.engine import Engine, Task
+from curation.engine import Engine
 from curation.inputs import list_inputs
 from curation.measure import plan_units
 from curation.resolve import resolve
+from curation.tasks import Task
 from manifests.errors import TwinreelError
 from stages.child import KillableChild
 from stages.media.probe import probe

@@ -30,11 +30,12 @@ import cv2
 import psutil
 
 from curation.config import load_configuration
-from curation.engine import Engine, Task
+from curation.engine import Engine
 from curation.inputs import list_inputs
 from curation.job import Job, open_store
 from curation.measure import measure
 from curation.resolve import resolve
+from curation.tasks import Task
 from manifests.lease import Lease
 
 

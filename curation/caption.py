@@ -19,10 +19,10 @@ from curation.captions.client import CaptionOutcome, CaptionRequest, caption_all
 from curation.captions.prompt import ClipFacts
 from curation.captions.verify import verify
 from curation.config import CaptionSettings
-from curation.engine import Task
 from curation.job import Batch, Job, error_record
 from curation.measured import rows_of, source_format
 from curation.progress import Progress
+from curation.tasks import Task
 from manifests.decide import decide
 from manifests.errors import TwinreelError
 from manifests.gates import gates_without

@@ -183,6 +183,9 @@ class EngineSettings(Settings):
         0.9, gt=0, description="below one, so that the job's own process finds room"
     )
     in_flight_per_worker: int = pydantic.Field(2, ge=1)
+    start_patience_s: float = pydantic.Field(
+        600.0, gt=0, description="how long a cluster may take to start a first worker or model"
+    )
     model_workers: int | None = pydantic.Field(
         None, ge=1, description="processes that hold a model; as many as the GPUs have room for"
     )

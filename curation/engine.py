@@ -1,7 +1,7 @@
-"""The one file that knows Ray: a pool of actors, each with a child process that can be killed.
+"""Tasks on Ray: a pool of actors, each with a child process that can be killed.
 
 Ray schedules the actors over whatever nodes there are, restarts them, and carries the results. The
-pool keeps a bounded number of tasks in flight and hands results back in the order they finish, so
+engine keeps a bounded number of tasks in flight and hands results back in the order they finish, so
 that the caller can commit as it goes. (Ray Data's actor pools were measured against it:
 `benchmarks/engine.py`.)
 """
@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import collections
 import contextlib
-import dataclasses
 import itertools
 import logging
 import os
@@ -21,32 +20,15 @@ from types import TracebackType
 from typing import Any
 
 from curation.config import DecodeSettings, EngineSettings
+from curation.pipeline import Pipeline
+from curation.pool import Pool
+from curation.tasks import RESUBMITS, Attempt, Outcome, Task, actor_lost, failure_of
 from curation.worker import ModelWorker, Worker
-from manifests.errors import MediaError, TwinreelError, UsageError
+from manifests.errors import TwinreelError, UsageError
 from stages.clip import StageCall
 
 _LOCAL_OBJECT_STORE_BYTES = 512 << 20
 """Room for two batches of what models see; Ray puts on disk what goes beyond."""
-_RESUBMITS = 3
-"""How often a task is given to another worker after its own died with its node."""
-
-
-@dataclasses.dataclass(frozen=True)
-class Task:
-    """A call of `function` (as `package.module:name`) with `argument`, about the file `subject`."""
-
-    function: str
-    argument: Any
-    subject: str
-
-
-@dataclasses.dataclass(frozen=True)
-class Outcome:
-    """What became of a task: its result, or the error that its file gets a row for."""
-
-    task: Task
-    result: Any
-    error: TwinreelError | None
 
 
 class Engine:
@@ -64,7 +46,7 @@ class Engine:
         self._settings = settings
         self._decode = decode
         self._address = address
-        self._workers: list[Any] = []
+        self._pool: Pool | None = None
         self._owns_ray = False
 
     def __enter__(self) -> Engine:
@@ -81,18 +63,18 @@ class Engine:
     @property
     def workers(self) -> int:
         """How many workers have been started."""
-        return len(self._workers)
+        return 0 if self._pool is None else len(self._pool)
 
     def close(self) -> None:
         """End the workers, and Ray where it was started here."""
-        if not self._workers and not self._owns_ray:
+        if self._pool is None and not self._owns_ray:
             return
         import ray  # noqa: PLC0415 - a run that has nothing to do must not pay for Ray
 
-        for worker in self._workers:
+        if self._pool is not None:
             with contextlib.suppress(Exception):
-                ray.kill(worker)
-        self._workers = []
+                self._pool.kill()
+        self._pool = None
         if self._owns_ray:
             ray.shutdown()
             self._owns_ray = False
@@ -108,38 +90,42 @@ class Engine:
         first = next(pending, None)
         if first is None:
             return
-        self._start()
+        self.start()
+        assert self._pool is not None
         import ray  # noqa: PLC0415
 
-        waiting: collections.deque[tuple[Task, int]] = collections.deque([(first, 0)])
-        free = collections.deque(
-            worker for _ in range(self._settings.in_flight_per_worker) for worker in self._workers
-        )
-        running: dict[Any, tuple[Any, Task, int]] = {}
+        again: collections.deque[Attempt] = collections.deque([Attempt(first)])
+        running: dict[Any, tuple[int, Attempt]] = {}
         while True:
-            while free:
-                if not waiting:
+            while self._pool.has_room or not again:
+                if not again:
+                    # Asked every time anew: a task that ends may bring others.
                     task = next(pending, None)
                     if task is None:
                         break
-                    waiting.append((task, 0))
-                task, tries = waiting.popleft()
-                worker = free.popleft()
-                reference = worker.run.remote(task.function, task.argument, task.subject)
-                running[reference] = (worker, task, tries)
-            if not running:
+                    again.append(Attempt(task))
+                    continue
+                attempt = again.popleft()
+                index, worker = self._pool.take(attempt.avoid)
+                running[worker.run.remote(*attempt.call)] = (index, attempt)
+            if not running and not again:
                 return
-            for reference in ray.wait(list(running), num_returns=1)[0]:
-                worker, task, tries = running.pop(reference)
-                free.append(worker)
+            for reference in self._pool.wait(running):
+                index, attempt = running.pop(reference)
                 try:
                     result, error = ray.get(reference)
                 except ray.exceptions.RayError as lost:
-                    if tries < _RESUBMITS:
-                        waiting.append((task, tries + 1))
-                        continue
-                    result, error = None, _worker_lost(task, lost)
-                yield Outcome(task, result, error)
+                    if actor_lost(lost):
+                        self._pool.lost(index)
+                        if attempt.tries < RESUBMITS:
+                            again.append(attempt.again(avoid=index))
+                            continue
+                    else:
+                        self._pool.done(index)
+                    result, error = None, failure_of(attempt.task, lost)
+                else:
+                    self._pool.done(index)
+                yield Outcome(attempt.task, result, error)
 
     def run_model(self, tasks: Iterable[Task], model: StageCall) -> Iterator[Outcome]:
         """Run clips through preparation and then, in batches, through a model.
@@ -160,47 +146,53 @@ class Engine:
         first = next(pending, None)
         if first is None:
             return
-        self._start()
+        self.start()
         models = self._load_models(model)
+        assert self._pool is not None
         try:
-            yield from _Pipeline(
-                itertools.chain([first], pending), self._workers, models, self._settings
+            yield from Pipeline(
+                itertools.chain([first], pending), self._pool, models, self._settings
             ).run()
         finally:
-            import ray  # noqa: PLC0415
+            with contextlib.suppress(Exception):
+                models.kill()
 
-            for worker in models:
-                with contextlib.suppress(Exception):
-                    ray.kill(worker)
-
-    def _load_models(self, model: StageCall) -> list[Any]:
+    def _load_models(self, model: StageCall) -> Pool:
         import ray  # noqa: PLC0415
 
-        resources: dict[str, float] = ray.cluster_resources()  # type: ignore[no-untyped-call]
         settings = self._settings
-        gpus = resources.get("GPU", 0.0)
-        count = settings.model_workers or max(1, int(gpus / settings.gpus_per_model))
+        gpus = places("GPU", settings.gpus_per_model)
         # A model that has to do without a GPU shares the CPUs with the decoders: asking for one
         # would wait for ever where they have taken them all.
         actor = ray.remote(
             num_cpus=0, num_gpus=settings.gpus_per_model if gpus else 0, max_restarts=-1
         )(ModelWorker)
-        models: list[Any] = [actor.remote(model) for _ in range(count)]
-        try:
-            for error in ray.get([worker.ready.remote() for worker in models]):
-                if error is not None:
-                    raise error
-        except ray.exceptions.RayError as error:
-            raise TwinreelError(
-                "workers_cannot_start",
-                f"The model of the stage {model.name} cannot be loaded ({_last_line(error)}).",
-                subject=self._address or "local Ray",
-                remedy="Install twinreel[models] on every node, and look at their memory.",
-            ) from error
-        return models
+        count = settings.model_workers or max(1, gpus)
 
-    def _start(self) -> None:
-        if self._workers:
+        def hopeless(said: str) -> TwinreelError:
+            return TwinreelError(
+                "workers_cannot_start",
+                f"No model of the stage {model.name} can be loaded ({said}).",
+                subject=self._address or "local Ray",
+                remedy="Install twinreel[models] on every node, look at their memory, and at"
+                " engine.model_workers and engine.gpus_per_model: other programs may have the"
+                " GPUs.",
+            )
+
+        return Pool(
+            [actor.remote(model) for _ in range(count)],
+            slots=1,
+            patience_s=settings.start_patience_s,
+            hopeless=hopeless,
+        )
+
+    def start(self) -> None:
+        """Connect to Ray and start the workers, unless that has been done.
+
+        Raises:
+            UsageError: `cluster_unreachable`.
+        """
+        if self._pool is not None:
             return
         if not (self._address or os.environ.get("RAY_ADDRESS")):
             # Ray reads this when it is imported, and a cluster of one then listens on the loopback
@@ -211,25 +203,26 @@ class Engine:
         if not ray.is_initialized():
             self._connect()
         settings, decode = self._settings, self._decode
-        resources: dict[str, float] = ray.cluster_resources()  # type: ignore[no-untyped-call]
-        count = settings.workers or max(1, int(resources.get("CPU", 1) / settings.cpus_per_worker))
+        count = settings.workers or max(1, places("CPU", settings.cpus_per_worker))
         actor = ray.remote(
             num_cpus=settings.cpus_per_worker, max_restarts=-1, scheduling_strategy="SPREAD"
         )(Worker)
-        self._workers = [
-            actor.remote(decode.stall_s, decode.memory_mb, decode.retries) for _ in range(count)
-        ]
-        # One worker that starts shows that they can; where none can, no file is to blame.
-        first_ready = ray.wait([worker.ready.remote() for worker in self._workers])[0]
-        try:
-            ray.get(first_ready)
-        except ray.exceptions.RayError as error:
-            raise TwinreelError(
+
+        def hopeless(said: str) -> TwinreelError:
+            return TwinreelError(
                 "workers_cannot_start",
-                f"No worker can start ({_last_line(error)}).",
+                f"No worker can start ({said}).",
                 subject=self._address or "local Ray",
-                remedy="Install the same version of twinreel on every node of the cluster.",
-            ) from error
+                remedy="Install the same version of twinreel on every node of the cluster, and look"
+                " whether its CPUs are free for engine.cpus_per_worker.",
+            )
+
+        self._pool = Pool(
+            [actor.remote(decode.stall_s, decode.memory_mb, decode.retries) for _ in range(count)],
+            slots=settings.in_flight_per_worker,
+            patience_s=settings.start_patience_s,
+            hopeless=hopeless,
+        )
 
     def _connect(self) -> None:
         # Nothing about a user's bucket leaves the machine.
@@ -264,150 +257,17 @@ class Engine:
             signal.signal(signal.SIGTERM, on_termination)
 
 
-@dataclasses.dataclass(frozen=True)
-class _Batch:
-    """Clips on their way through a model: their tasks, and where their arrays lie."""
+def places(resource: str, share: float) -> int:
+    """How many actors fit on the nodes there are; none lies on two nodes, or on two GPUs in part.
 
-    tasks: list[Task]
-    arrays: list[Any]
-    tries: int = 0
+    Args:
+        resource: `CPU` or `GPU`.
+        share: what one takes of it.
+    """
+    import ray  # noqa: PLC0415
 
-
-class _Pipeline:
-    """Tasks through preparing workers and then models; see `Engine.run_model`."""
-
-    def __init__(
-        self, tasks: Iterator[Task], workers: list[Any], models: list[Any], settings: EngineSettings
-    ) -> None:
-        self._tasks = tasks
-        self._batch_clips, self._batch_mb = settings.batch_clips, settings.batch_mb
-        # Enough for every model to find its next batch ready, and no more.
-        self._most_prepared = 2 * settings.batch_clips * len(models)
-        self._most_mb = 2 * settings.batch_mb * len(models)
-        self._free_workers = collections.deque(
-            worker for _ in range(settings.in_flight_per_worker) for worker in workers
-        )
-        self._free_models = collections.deque(models)
-        self._again: collections.deque[tuple[Task, int]] = collections.deque()
-        self._preparing: dict[Any, tuple[Any, Task, int, Any]] = {}
-        self._prepared: collections.deque[tuple[Task, Any, float]] = collections.deque()
-        self._prepared_mb = 0.0
-        self._batches: collections.deque[_Batch] = collections.deque()
-        self._inferring: dict[Any, tuple[Any, _Batch]] = {}
-        self._exhausted = False
-
-    def run(self) -> Iterator[Outcome]:
-        """The outcomes as they come."""
-        import ray  # noqa: PLC0415
-
-        while True:
-            self._prepare_more()
-            self._infer_more()
-            under_way = [*self._preparing, *self._inferring]
-            if not under_way:
-                return
-            for reference in ray.wait(under_way, num_returns=1)[0]:
-                if reference in self._preparing:
-                    yield from self._when_prepared(reference)
-                else:
-                    yield from self._when_inferred(reference)
-
-    def _prepare_more(self) -> None:
-        while (
-            self._free_workers
-            and len(self._preparing) + len(self._prepared) < self._most_prepared
-            and self._prepared_mb < self._most_mb
-            and (following := self._next_task()) is not None
-        ):
-            task, tries = following
-            worker = self._free_workers.popleft()
-            envelope, arrays = worker.prepare.options(num_returns=2).remote(
-                task.function, task.argument, task.subject
-            )
-            self._preparing[envelope] = (worker, task, tries, arrays)
-
-    def _next_task(self) -> tuple[Task, int] | None:
-        if self._again:
-            return self._again.popleft()
-        task = next(self._tasks, None)
-        self._exhausted = task is None
-        return None if task is None else (task, 0)
-
-    def _infer_more(self) -> None:
-        no_more_come = self._exhausted and not self._preparing and not self._again
-        while self._free_models and (batch := self._next_batch(no_more_come)) is not None:
-            model = self._free_models.popleft()
-            self._inferring[model.infer.remote(*batch.arrays)] = (model, batch)
-
-    def _next_batch(self, no_more_come: bool) -> _Batch | None:
-        if self._batches:
-            return self._batches.popleft()
-        full = len(self._prepared) >= self._batch_clips or self._prepared_mb >= self._batch_mb
-        if not self._prepared or not (full or no_more_come):
-            return None
-        batch, batch_mb = _Batch([], []), 0.0
-        while self._prepared and len(batch.tasks) < self._batch_clips:
-            task, arrays, megabytes = self._prepared[0]
-            if batch.tasks and batch_mb + megabytes > self._batch_mb:
-                break
-            self._prepared.popleft()
-            self._prepared_mb -= megabytes
-            batch_mb += megabytes
-            batch.tasks.append(task)
-            batch.arrays.append(arrays)
-        return batch
-
-    def _when_prepared(self, reference: Any) -> Iterator[Outcome]:  # noqa: ANN401 - Ray's
-        import ray  # noqa: PLC0415
-
-        worker, task, tries, arrays = self._preparing.pop(reference)
-        self._free_workers.append(worker)
-        try:
-            megabytes, result, error = ray.get(reference)
-        except ray.exceptions.RayError as lost:
-            if tries < _RESUBMITS:
-                self._again.append((task, tries + 1))
-                return
-            megabytes, result, error = None, None, _worker_lost(task, lost)
-        if megabytes is not None:
-            self._prepared.append((task, arrays, megabytes))
-            self._prepared_mb += megabytes
-        else:
-            yield Outcome(task, result, error)
-
-    def _when_inferred(self, reference: Any) -> Iterator[Outcome]:  # noqa: ANN401 - Ray's
-        import ray  # noqa: PLC0415
-
-        model, batch = self._inferring.pop(reference)
-        self._free_models.append(model)
-        try:
-            results: list[Any] = ray.get(reference)
-        except ray.exceptions.RayError as lost:
-            if batch.tries < _RESUBMITS:
-                # One clip may have brought the process down: on its own it costs only itself.
-                self._batches += [
-                    _Batch([task], [arrays], batch.tries + 1)
-                    for task, arrays in zip(batch.tasks, batch.arrays, strict=True)
-                ]
-                return
-            results = [_worker_lost(task, lost) for task in batch.tasks]
-        for task, result in zip(batch.tasks, results, strict=True):
-            if isinstance(result, TwinreelError):
-                yield Outcome(task, None, result)
-            else:
-                yield Outcome(task, result, None)
-
-
-def _last_line(error: Exception) -> str:
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    return lines[-1][:200] if lines else type(error).__name__
-
-
-def _worker_lost(task: Task, error: Exception) -> MediaError:
-    return MediaError(
-        "worker_lost",
-        f"The workers that took it died ({type(error).__name__}).",
-        subject=task.subject,
-        remedy="Run the same command again; if it repeats, give the nodes more memory.",
-        retryable=True,
-    )
+    nodes: list[dict[str, Any]] = ray.nodes()  # type: ignore[no-untyped-call]
+    there = [float(node["Resources"].get(resource, 0.0)) for node in nodes if node["Alive"]]
+    if resource == "GPU" and share < 1:
+        return sum(int(count) * int(1 / share + 1e-9) for count in there)
+    return sum(int(count / share + 1e-9) for count in there)

@@ -12,10 +12,10 @@ from typing import Any
 
 import duckdb
 
-from curation.engine import Outcome, Task
 from curation.job import Batch, Job, error_record
 from curation.measured import MeasuredUnit, measured_units, rows_of, source_format, unit_key
 from curation.progress import Progress
+from curation.tasks import Outcome, Task
 from manifests.decide import decide
 from manifests.records import to_mapping
 from stages.clip import ClipMeasurement, ClipResult, StageCall

@@ -14,12 +14,12 @@ from typing import Any, Literal
 
 import duckdb
 
-from curation.engine import Task
 from curation.inputs import InputFile
 from curation.job import Batch, Job, error_record
 from curation.look_again import look_again
 from curation.measured import MeasuredUnit, measured_units, rows_of, source_format
 from curation.progress import Progress
+from curation.tasks import Task
 from manifests.errors import MediaError
 from manifests.records import SourceRow
 from stages.media.blocks import SourceFormat

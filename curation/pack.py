@@ -12,10 +12,10 @@ import dataclasses
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from curation.engine import Task
 from curation.job import Job, error_record
 from curation.measured import source_format
 from curation.progress import Progress
+from curation.tasks import Task
 from manifests.errors import TwinreelError
 from manifests.records import SampleMember, SampleRow
 from stages.media.conform import Margins

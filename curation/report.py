@@ -5,9 +5,9 @@ from __future__ import annotations
 import random
 from typing import Any
 
-from curation.engine import Task
 from curation.job import Job
 from curation.measured import source_format
+from curation.tasks import Task
 from manifests.report import Player, write_report
 from stages.preview import PreviewTask
 

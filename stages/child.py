@@ -64,7 +64,7 @@ class KillableChild:
         try:
             connection.send((function, argument))
             return self._await(connection, subject)
-        except (EOFError, BrokenPipeError, ConnectionResetError) as error:
+        except (EOFError, OSError) as error:
             raise self._crashed(subject) from error
 
     def close(self) -> None:

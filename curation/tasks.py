@@ -1,0 +1,83 @@
+"""A task, its attempts and its outcome; what an error of Ray's means for it."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any
+
+from curation.pool import last_line
+from manifests.errors import MediaError, TwinreelError
+
+RESUBMITS = 3
+"""How often a task is given to another worker after its own died."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Task:
+    """A call of `function` (as `package.module:name`) with `argument`, about the file `subject`."""
+
+    function: str
+    argument: Any
+    subject: str
+
+
+@dataclasses.dataclass(frozen=True)
+class Attempt:
+    """A task that is to be tried: how often it was before, and which actor not to give it to."""
+
+    task: Task
+    tries: int = 0
+    avoid: int | None = None
+
+    @property
+    def call(self) -> tuple[str, Any, str]:
+        """What a worker's methods take."""
+        return self.task.function, self.task.argument, self.task.subject
+
+    def again(self, *, avoid: int | None) -> Attempt:
+        """The next attempt."""
+        return Attempt(self.task, self.tries + 1, avoid)
+
+
+@dataclasses.dataclass(frozen=True)
+class Outcome:
+    """What became of a task: its result, or the error that its file gets a row for."""
+
+    task: Task
+    result: Any
+    error: TwinreelError | None
+
+
+def actor_lost(error: Exception) -> bool:
+    """Whether an actor or its node is to blame, and not what it was doing."""
+    import ray  # noqa: PLC0415
+
+    return not isinstance(error, ray.exceptions.RayTaskError) and not arrays_lost(error)
+
+
+def arrays_lost(error: Exception) -> bool:
+    """Whether what one actor had left for another has gone with its node."""
+    import ray  # noqa: PLC0415
+
+    lost = ray.exceptions.ObjectLostError
+    return isinstance(error, lost) or isinstance(getattr(error, "cause", None), lost)
+
+
+def failure_of(task: Task, error: Exception) -> MediaError:
+    """The error that a task's file gets a row for, of an error of Ray's."""
+    cause = getattr(error, "cause", None)
+    if actor_lost(error) or arrays_lost(error) or cause is None:
+        return MediaError(
+            "worker_lost",
+            f"The workers that took it died ({type(error).__name__}: {last_line(error)}).",
+            subject=task.subject,
+            remedy="Run the same command again; if it repeats, give the nodes more memory.",
+            retryable=True,
+        )
+    return MediaError(
+        "worker_failed",
+        f"The worker could not do it ({type(cause).__name__}: {str(cause)[:300]}).",
+        subject=task.subject,
+        # What the system refuses (processes, memory, files) it may grant the next time.
+        retryable=isinstance(cause, OSError),
+    )
