@@ -84,8 +84,13 @@ def _describe(job: Job, rows: list[dict[str, Any]]) -> None:
 
 def _ask(job: Job, rows: list[dict[str, Any]]) -> None:
     """Have the model caption the clips; every answer is committed soon after it came."""
+    if not rows:
+        return
     chosen = {row["clip_id"]: row for row in rows}
     settings = job.configuration.caption
+    if settings.backend == "vllm":
+        # Before Ray's own tools start one by themselves, somewhere else.
+        job.engine.start()
     prompts = Path(settings.prompts) if settings.prompts else None
     batch = Batch(job, tasks=_COMMIT_ANSWERS, seconds=_COMMIT_EVERY_S)
     progress = Progress("caption", len(chosen), "clips")

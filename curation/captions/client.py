@@ -15,6 +15,8 @@ What becomes of a request:
   filter decides by the pictures, which a second request would only send again.
 - `give_up_after` clips in a row that the endpoint failed or refused, with no answer in between,
   stop the phase: a million clips are not tried against an endpoint that is down.
+
+A phase that stops sends nothing more, but waits a while for what is under way: it is paid for.
 """
 
 from __future__ import annotations
@@ -24,6 +26,7 @@ import dataclasses
 import queue
 import random
 import threading
+import time
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
@@ -111,7 +114,11 @@ def _outcomes(
                 taken += 1
         # One is taken for one that is given; waiting only where enough are under way.
         wait = not more or taken - given - background.finished() >= ahead
-        outcome = background.result(wait=wait and given < taken)
+        try:
+            outcome = background.result(wait=wait and given < taken)
+        except Exception:
+            yield from background.rest(taken - given - 1, within_s=settings.timeout_s)
+            raise
         if outcome is not None:
             given += 1
             more = more and not outcome.left_out
@@ -163,6 +170,22 @@ class _Background:
             raise result
         return result
 
+    def rest(self, count: int, *, within_s: float) -> Iterator[CaptionOutcome]:
+        """Answers to what had been sent when something stopped the phase.
+
+        Args:
+            count: how many were submitted and have not come yet.
+            within_s: how long they are waited for, all together.
+        """
+        until_s = time.monotonic() + within_s
+        for _ in range(count):
+            try:
+                result = self._results.get(timeout=max(0.0, until_s - time.monotonic()))
+            except queue.Empty:
+                return
+            if isinstance(result, CaptionOutcome) and not result.left_out:
+                yield result
+
     async def _serve(self) -> None:
         self._loop = asyncio.get_running_loop()
         self._closing = asyncio.Event()
@@ -182,6 +205,7 @@ class _Background:
         try:
             self._results.put(await self._phase.caption(request))
         except Exception as error:  # whatever it is, the caller must not wait for it for ever
+            self._phase.stop()
             self._results.put(error)
 
 
@@ -204,10 +228,16 @@ class _Phase:
         self._prompts = prompts
         self._endpoint = Endpoint(settings)
         self._answered = False
+        self._stopped = False
         self._failed_in_a_row = 0
 
     async def close(self) -> None:
         await self._endpoint.close()
+
+    def stop(self) -> None:
+        """Send nothing more; clips without an answer are left out."""
+        self._stopped = True
+        self._endpoint.stop()
 
     async def caption(self, request: CaptionRequest) -> CaptionOutcome:
         """The clip's outcome.
@@ -252,6 +282,8 @@ class _Phase:
             asked_s = reply.retry_after_s or 0.0
             if attempt == self._settings.tries or asked_s > self._settings.longest_wait_s:
                 break
+            if self._stopped:
+                return None
             await asyncio.sleep(self._wait_s(attempt, reply))
         return reply
 

@@ -99,24 +99,29 @@ class Endpoint:
         self._settings = settings
         key = _key(settings)
         self._scrub = _scrubber(key)
+        self._stopped = False
         self._client = _connect(settings, key or _NO_KEY)
         self._in_flight = asyncio.Semaphore(settings.concurrency)
         self._limiter = RateLimiter(settings.requests_per_minute, settings.tokens_per_minute)
         self._meter = CostMeter(settings.input_price, settings.output_price, settings.max_cost)
+
+    def stop(self) -> None:
+        """Send nothing more."""
+        self._stopped = True
 
     async def close(self) -> None:
         """End the connections."""
         await self._client.close()
 
     async def post(self, messages: list[Message], bill: Bill) -> Reply | Fault | None:
-        """One request; None if the cost is reached and it was not sent.
+        """One request; None if the cost is reached or all is stopped, and it was not sent.
 
         Raises:
             UsageError: `caption_cost_unknown`.
         """
         async with self._in_flight:
             admission = await self._limiter.admit()
-            if self._meter.reached:
+            if self._stopped or self._meter.reached:
                 return None
             bill.requests += 1
             completion = await self._exchange(messages)
@@ -204,7 +209,14 @@ def _connect(settings: EndpointSettings, key: str) -> openai.AsyncOpenAI:
             remedy="pip install 'twinreel[caption]'",
         ) from error
     return openai.AsyncOpenAI(
-        api_key=key, base_url=settings.base_url, timeout=settings.timeout_s, max_retries=0
+        api_key=key,
+        base_url=settings.base_url,
+        timeout=settings.timeout_s,
+        max_retries=0,
+        # Clips go to the address that was named, and to no other.
+        http_client=openai.DefaultAsyncHttpxClient(
+            timeout=settings.timeout_s, follow_redirects=False
+        ),
     )
 
 

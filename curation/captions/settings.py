@@ -21,6 +21,11 @@ ENDPOINT_SETTINGS = "caption.endpoint"
 VLLM_SETTINGS = "caption.vllm"
 """Where a job's configuration holds `VllmSettings`."""
 
+_SECRET_NAME = re.compile(
+    r"(^|[_-])(api[_-]?key|access[_-]?key|token|secret|password|authorization|credentials?)$",
+    re.IGNORECASE,
+)
+
 AudioFormat = Literal["input_audio", "audio_url"]
 """How a request carries sound: OpenAI's part with base64 WAV, or vLLM's with a data URL."""
 
@@ -111,6 +116,7 @@ class EndpointSettings(Settings):
             json.dumps(fields, allow_nan=False)
         except TypeError as error:  # a date, for one, which YAML reads out of plain digits
             raise ValueError(f"it must be plain JSON ({error})") from error
+        _refuse_secrets(fields, f"{ENDPOINT_SETTINGS}.extra_body", "api_key_variable names it")
         return fields
 
     @pydantic.model_validator(mode="after")
@@ -145,3 +151,31 @@ class VllmSettings(Settings):
     audio_format: AudioFormat = "input_audio"
     temperature: float = pydantic.Field(0.0, ge=0, le=2)
     max_tokens: int = pydantic.Field(1024, ge=1, description="longest answer")
+
+    @pydantic.field_validator("engine_kwargs")
+    @classmethod
+    def _holds_no_secret(cls, arguments: dict[str, Any]) -> dict[str, Any]:
+        _refuse_secrets(arguments, f"{VLLM_SETTINGS}.engine_kwargs", "vLLM reads HF_TOKEN itself")
+        return arguments
+
+
+def _refuse_secrets(value: object, subject: str, instead: str) -> None:
+    """Settings end up in files: a text under a name that keys have is refused, unsaid.
+
+    Raises:
+        UsageError: `bad_setting`.
+    """
+    if isinstance(value, list | tuple):
+        for part in value:
+            _refuse_secrets(part, subject, instead)
+    if not isinstance(value, dict):
+        return
+    for name, part in value.items():
+        if isinstance(part, str) and _SECRET_NAME.search(str(name)):
+            raise UsageError(
+                "bad_setting",
+                f"{name} looks like a key, and settings are written to the job's folder.",
+                subject=subject,
+                remedy=f"Put it into an environment variable; {instead}.",
+            )
+        _refuse_secrets(part, subject, instead)

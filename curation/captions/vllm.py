@@ -48,8 +48,14 @@ _AHEAD = 64
 """Clips that wait decoded before Ray takes them."""
 _PATIENCE_S = 1.0
 """How often the feeding thread looks whether it is still wanted."""
+_NO_CPUS: dict[str, Any] = {"num_cpus": 0}
+"""The job's decoding workers have taken the CPUs: what asked for one would wait for ever."""
 _ENGINE_ERROR = "__inference_error__"
 """Ray's column for what a row failed with."""
+
+
+MAP_ARGUMENTS = {"preprocess_map_kwargs": _NO_CPUS, "postprocess_map_kwargs": _NO_CPUS}
+"""Of every processor that is built here, beside its configuration."""
 
 
 def caption_all(
@@ -78,6 +84,7 @@ def caption_all(
         processor_config(settings),
         preprocess=Preprocess(form, settings, prompts),
         postprocess=Postprocess(form, settings),
+        **MAP_ARGUMENTS,
     )
     yield from caption_through(processor, requests)
 
@@ -109,6 +116,7 @@ def processor_config(settings: VllmSettings) -> vLLMEngineProcessorConfig:
     multimodal: dict[str, Any] = {
         "enabled": True,
         "chat_template_content_format": settings.content_format,
+        **_NO_CPUS,
     }
     if "trust_remote_code" in engine:
         multimodal["model_config_kwargs"] = {"trust_remote_code": engine["trust_remote_code"]}
@@ -120,7 +128,8 @@ def processor_config(settings: VllmSettings) -> vLLMEngineProcessorConfig:
         accelerator_type=settings.accelerator_type,
         should_continue_on_error=True,
         prepare_multimodal_stage=multimodal,
-        chat_template_stage=True,
+        chat_template_stage={"enabled": True, **_NO_CPUS},
+        placement_group_config={"bundle_per_worker": {"CPU": 0, "GPU": 1}},
         # The engine puts pictures and sound into the text's tokens, so it makes the tokens itself.
         tokenize_stage=False,
         detokenize_stage=False,
@@ -247,30 +256,45 @@ def _pass(
     """What becomes of the questions in one run of the engine."""
     import ray  # noqa: PLC0415
 
-    with _feed(questions) as queue:
+    with _feed(questions) as (queue, unanswered):
         # One long task reads the queue, so that questions are decoded while others are answered.
-        dataset = ray.data.range(1, override_num_blocks=1).map_batches(
-            _Drain(queue), batch_size=None
+        dataset = ray.data.from_items([None]).map_batches(
+            _Drain(queue), batch_size=None, **_NO_CPUS
         )
         for row in processor(dataset).iter_rows():
-            if not row[_ENGINE_ERROR]:
-                yield pickle.loads(row["judged"])
-                continue
-            # Rows that failed pass by `Postprocess` and come as they went in.
-            question = pickle.loads(row["question"])
-            error = TwinreelError(
-                "caption_engine_failed",
-                f"vLLM failed: {row[_ENGINE_ERROR][:300]}",
-                subject=question.request.clip_id,
-                remedy="Run again.",
-                retryable=True,
-            )
-            yield _outcome(question, error=error)
+            if row[_ENGINE_ERROR]:
+                # Rows that failed pass by `Postprocess` and come as they went in.
+                judged = _engine_failed(pickle.loads(row["question"]), row[_ENGINE_ERROR])
+            else:
+                judged = pickle.loads(row["judged"])
+            del unanswered[_clip_id(judged)]
+            yield judged
+    # A node that dies takes along what had been read from the queue.
+    yield from unanswered.values()
+
+
+def _clip_id(judged: CaptionOutcome | Question) -> str:
+    return judged.request.clip_id if isinstance(judged, Question) else judged.clip_id
+
+
+def _engine_failed(question: Question, why: str) -> CaptionOutcome:
+    error = TwinreelError(
+        "caption_engine_failed",
+        f"vLLM failed: {why[:300]}",
+        subject=question.request.clip_id,
+        remedy="Run again.",
+        retryable=True,
+    )
+    return _outcome(question, error=error)
 
 
 @contextlib.contextmanager
-def _feed(questions: Iterator[Question]) -> Iterator[Queue]:
+def _feed(
+    questions: Iterator[Question],
+) -> Iterator[tuple[Queue, dict[str, CaptionOutcome]]]:
     """A queue that a thread fills with the rows of the questions, None after the last.
+
+    With it comes what clips end with that are never answered; who gets an answer takes them out.
 
     Raises:
         BaseException: what taking a question raised, once those before it are through.
@@ -280,6 +304,7 @@ def _feed(questions: Iterator[Question]) -> Iterator[Queue]:
     queue = Queue(maxsize=_AHEAD, actor_options={"num_cpus": 0})
     unwanted = threading.Event()
     failures: list[BaseException] = []
+    unanswered: dict[str, CaptionOutcome] = {}
 
     def put(row: dict[str, Any] | None) -> None:
         while not unwanted.is_set():
@@ -290,6 +315,7 @@ def _feed(questions: Iterator[Question]) -> Iterator[Queue]:
     def fill() -> None:
         try:
             for question in questions:
+                unanswered[_clip_id(question)] = _engine_failed(question, "its node was lost")
                 put(question.row())
                 if unwanted.is_set():
                     return
@@ -300,7 +326,7 @@ def _feed(questions: Iterator[Question]) -> Iterator[Queue]:
     thread = threading.Thread(target=fill, name="twinreel-questions", daemon=True)
     thread.start()
     try:
-        yield queue
+        yield queue, unanswered
     finally:
         unwanted.set()
         thread.join()
@@ -318,3 +344,5 @@ class _Drain:
     def __call__(self, _: object) -> Iterator[dict[str, list[Any]]]:
         while (row := self.queue.get()) is not None:
             yield {name: [value] for name, value in row.items()}
+        # Ray runs this again where its node is lost.
+        self.queue.put(None)

@@ -49,6 +49,7 @@ class Fail:
     status: int
     message: str = "scripted failure"
     retry_after: str | None = None
+    location: str | None = None
     echo_key: bool = False
     delay_s: float = 0.0
 
@@ -254,8 +255,9 @@ def _handler(scripted: ScriptedServer) -> type[http.server.BaseHTTPRequestHandle
             elif isinstance(step, Fail):
                 echo = f": {self.headers.get('Authorization')}" if step.echo_key else ""
                 error = {"message": f"{step.message}{echo}", "type": "scripted", "code": None}
-                headers = {} if step.retry_after is None else {"Retry-After": step.retry_after}
-                self._send(step.status, {"error": error}, headers)
+                headers = {"Retry-After": step.retry_after, "Location": step.location}
+                given = {name: value for name, value in headers.items() if value is not None}
+                self._send(step.status, {"error": error}, given)
             elif isinstance(step, Garble):
                 self._send(200, step.body)
             else:

@@ -318,6 +318,30 @@ def test_a_wrong_address_stops_the_phase_and_names_it() -> None:
     assert "caption.endpoint.base_url" in str(caught.value)
 
 
+@pytest.mark.parametrize("status", [302, 307, 308])
+def test_clips_go_to_no_other_address_than_the_one_that_was_named(status: int) -> None:
+    with ScriptedServer(play({}, VALID)) as other:
+        elsewhere = Fail(status, location=f"{other.base_url}/chat/completions")
+        with pytest.raises(UsageError) as caught:
+            outcomes(elsewhere, clips(3))
+    assert caught.value.code == "caption_model_not_found"
+    assert other.asks == []
+
+
+def test_answers_that_are_under_way_when_the_phase_stops_are_kept() -> None:
+    slow = Say(VALID.text, delay_s=1.0)
+    found = []
+    with ScriptedServer(play({"clip-0": [Fail(401, delay_s=0.3)]}, slow)) as server:
+        with pytest.raises(UsageError) as caught:
+            for outcome in caption_all(clips(100), FORM, settings(server, concurrency=16)):
+                found.append(outcome)
+        asked = len(server.asks)
+    assert caught.value.code == "caption_key_refused"
+    assert asked == 16
+    assert len(found) == 15
+    assert all(outcome.answer is not None for outcome in found)
+
+
 def test_an_endpoint_that_fails_every_clip_stops_the_phase() -> None:
     found = []
     with ScriptedServer(play({}, Fail(500))) as server, pytest.raises(TwinreelError) as caught:
@@ -557,7 +581,12 @@ def test_a_key_among_the_settings_is_refused_untold(field: str, value: str) -> N
 
 @pytest.mark.parametrize(
     ("field", "value"),
-    [("base_url", "127.0.0.1:8000"), ("max_cost", 3.0), ("extra_body", {"since": object()})],
+    [
+        ("base_url", "127.0.0.1:8000"),
+        ("max_cost", 3.0),
+        ("extra_body", {"since": object()}),
+        ("extra_body", {"router": [{"api_key": "sk-secret"}]}),
+    ],
 )
 def test_settings_that_cannot_work_are_refused(field: str, value: object) -> None:
     with pytest.raises(UsageError) as caught:

@@ -8,7 +8,7 @@ import threading
 import time
 from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import pytest
 import ray
@@ -19,6 +19,9 @@ from curation.captions.client import CaptionOutcome, CaptionRequest
 from curation.captions.client import caption_all as caption_by_endpoint
 from curation.captions.prompt import ClipFacts
 from curation.captions.settings import EndpointSettings, VllmSettings
+from curation.config import DecodeSettings, EngineSettings
+from curation.engine import Engine
+from curation.tasks import Task
 from manifests.errors import UsageError
 from stages.caption_media import ClipMedia
 from tests.curation.captions.scripted_server import Say, ScriptedServer, play
@@ -72,11 +75,12 @@ def scripted(script: Mapping[str, Sequence[str]], seen: Path) -> Any:
         [
             stage(
                 fn_constructor_kwargs={"script": dict(script), "seen": str(seen)},
-                map_batches_kwargs={"compute": ray.data.ActorPoolStrategy(size=1)},
+                map_batches_kwargs={"compute": ray.data.ActorPoolStrategy(size=1), "num_cpus": 0},
             )
         ],
         preprocess=vllm.Preprocess(FORM, SETTINGS, None),
         postprocess=vllm.Postprocess(FORM, SETTINGS),
+        **vllm.MAP_ARGUMENTS,
     )
 
 
@@ -168,6 +172,36 @@ def test_clips_go_through_rays_processor_as_they_go_to_an_endpoint(tmp_path: Pat
 
 
 @pytest.mark.usefixtures("cluster")
+def test_decoders_that_have_taken_every_cpu_keep_no_clip_waiting(tmp_path: Path) -> None:
+    settings = EngineSettings(workers=4, cpus_per_worker=1)
+    with Engine(settings, DecodeSettings(), "local") as engine:
+        tasks = [Task("tests.stages.misbehaviour:double", one, "clip") for one in range(8)]
+        assert len(list(engine.run(tasks))) == 8
+        assert ray.available_resources().get("CPU", 0.0) == 0.0  # type: ignore[no-untyped-call]
+        script = {"clip-1": [MALFORMED, VALID]}
+        found = by_clip(vllm.caption_through(scripted(script, tmp_path), iter(clips(5))))
+    assert len(found) == 5
+    assert all(outcome.answer is not None for outcome in found.values())
+
+
+@pytest.mark.usefixtures("cluster")
+def test_clips_that_a_lost_node_took_along_are_asked_for_again_later(tmp_path: Path) -> None:
+    processor = scripted({}, tmp_path)
+
+    class Losing:
+        """Ray's processor, of whose rows one never arrives."""
+
+        def __call__(self, dataset: Any) -> Any:
+            return processor(dataset).filter(lambda row: b"clip-2" not in row["judged"])
+
+    found = by_clip(vllm.caption_through(cast("Any", Losing()), iter(clips(4))))
+    assert len(found) == 4
+    errors = {name: one.error for name, one in found.items() if one.error is not None}
+    assert errors.keys() == {"clip-2"}
+    assert errors["clip-2"].code == "caption_engine_failed" and errors["clip-2"].retryable
+
+
+@pytest.mark.usefixtures("cluster")
 def test_an_error_of_the_source_reaches_the_caller_after_those_before_it(tmp_path: Path) -> None:
     def source() -> Iterator[CaptionRequest]:
         yield from clips(3)
@@ -205,6 +239,14 @@ def test_closing_early_leaves_no_thread_and_frees_the_cluster(
         assert time.monotonic() < deadline_s
         time.sleep(0.1)
     assert taken == closed
+
+
+def test_no_argument_of_the_engine_holds_a_key() -> None:
+    with pytest.raises(UsageError) as caught:
+        VllmSettings(model="model", engine_kwargs={"hf_token": "hf_secret"})
+    assert "hf_secret" not in str(caught.value)
+    assert "HF_TOKEN" in str(caught.value)
+    VllmSettings(model="model", engine_kwargs={"max_num_batched_tokens": 4096, "seed": 1})
 
 
 def test_the_configuration_says_what_the_settings_say() -> None:
