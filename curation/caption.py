@@ -13,6 +13,8 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+import duckdb
+
 from curation.captions import vllm
 from curation.captions.answer import Answer
 from curation.captions.client import CaptionOutcome, CaptionRequest, caption_all
@@ -20,7 +22,7 @@ from curation.captions.prompt import ClipFacts
 from curation.captions.verify import verify
 from curation.config import CaptionSettings
 from curation.job import Batch, Job, error_record
-from curation.measured import rows_of, source_format
+from curation.measured import StoredRows, source_format
 from curation.progress import Progress
 from curation.tasks import Task
 from manifests.decide import decide
@@ -42,11 +44,13 @@ def caption(job: Job) -> None:
     """Write the captions that are missing, then verify those whose verification is out of date."""
     if "caption" in job.resolved.unavailable:
         return
-    rows = _without_caption(job)
-    if job.configuration.caption.backend == "attributes":
-        _describe(job, rows)
-        return
-    _ask(job, rows)
+    with job.connect() as connection:
+        rows = _without_caption(job, connection)
+        if job.configuration.caption.backend == "attributes":
+            _describe(job, rows)
+            return
+        if len(rows):
+            _ask(job, rows)
     _verify_again(job)
 
 
@@ -57,22 +61,21 @@ def decides(job: Job) -> bool:
         return len(gates_without(connection, gates, ("caption",))) < len(gates)
 
 
-def _without_caption(job: Job) -> list[dict[str, Any]]:
+def _without_caption(job: Job, connection: duckdb.DuckDBPyConnection) -> StoredRows:
     """Clips that only captions keep from being kept and that have none, or one to try again."""
-    with job.connect() as connection:
-        gates = gates_without(connection, job.configuration.gate_list(), ("caption",))
-        connection.register("verdicts", decide(connection, gates))
-        rows = rows_of(
-            connection,
-            """SELECT d.* FROM dataset d JOIN verdicts v USING (clip_id)
-            WHERE v.state = 'keep' AND (d.caption IS NULL OR d.caption.error.retryable)
-            ORDER BY d.clip_id""",
-        )
-        connection.unregister("verdicts")
+    gates = gates_without(connection, job.configuration.gate_list(), ("caption",))
+    connection.register("verdicts", decide(connection, gates))
+    rows = StoredRows(
+        connection,
+        """SELECT d.* FROM dataset d JOIN verdicts v USING (clip_id)
+        WHERE v.state = 'keep' AND (d.caption IS NULL OR d.caption.error.retryable)
+        ORDER BY d.clip_id""",
+    )
+    connection.unregister("verdicts")
     return rows
 
 
-def _describe(job: Job, rows: list[dict[str, Any]]) -> None:
+def _describe(job: Job, rows: StoredRows) -> None:
     style = job.configuration.caption.style
     batch = Batch(job)
     for row in rows:
@@ -82,36 +85,34 @@ def _describe(job: Job, rows: list[dict[str, Any]]) -> None:
     batch.flush()
 
 
-def _ask(job: Job, rows: list[dict[str, Any]]) -> None:
+def _ask(job: Job, rows: StoredRows) -> None:
     """Have the model caption the clips; every answer is committed soon after it came."""
-    if not rows:
-        return
-    chosen = {row["clip_id"]: row for row in rows}
     settings = job.configuration.caption
     if settings.backend == "vllm":
         # Before Ray's own tools start one by themselves, somewhere else.
         job.engine.start()
     prompts = Path(settings.prompts) if settings.prompts else None
     batch = Batch(job, tasks=_COMMIT_ANSWERS, seconds=_COMMIT_EVERY_S)
-    progress = Progress("caption", len(chosen), "clips")
+    progress = Progress("caption", len(rows), "clips")
     # vLLM takes requests in a thread of its own: what fails there is written down here.
     failed: collections.deque[tuple[str, TwinreelError]] = collections.deque()
-    requests = _requests(job, chosen, failed)
+    under_way: dict[str, dict[str, Any]] = {}
+    requests = _requests(job, rows, under_way, failed)
     left_out = False
     try:
         for outcome in _outcomes(settings, requests, prompts):
             if outcome.left_out:
                 left_out = True
                 continue
-            batch.add({"captions": [_outcome_row(job, chosen[outcome.clip_id], outcome)]})
+            row = under_way.pop(outcome.clip_id)
+            batch.add({"captions": [_outcome_row(job, row, outcome)]})
             progress.advance(failed=outcome.error is not None)
             _record(job, failed, batch, progress)
         _record(job, failed, batch, progress)
     finally:
         # Answers that were paid for are kept, whatever ended the phase.
         batch.flush()
-    if chosen:
-        progress.close()
+    progress.close()
     if left_out:
         job.notes.append(
             "Some clips have no caption yet: caption.endpoint.max_cost was reached. The same"
@@ -132,20 +133,27 @@ def _outcomes(
 
 def _requests(
     job: Job,
-    chosen: Mapping[str, Mapping[str, Any]],
+    rows: StoredRows,
+    under_way: dict[str, dict[str, Any]],
     failed: collections.deque[tuple[str, TwinreelError]],
 ) -> Iterator[CaptionRequest]:
-    """Requests as their clips are decoded; clips that cannot be go to `failed`."""
-    tasks = (
-        Task("stages.caption_media:clip_media", _media_task(job, row), row["uri"])
-        for row in chosen.values()
-    )
-    for outcome in job.engine.run(tasks):
+    """Requests as their clips are decoded, whose rows go to `under_way`.
+
+    Clips that cannot be decoded go to `failed`.
+    """
+
+    def tasks() -> Iterator[Task]:
+        for row in rows:
+            under_way[row["clip_id"]] = row
+            yield Task("stages.caption_media:clip_media", _media_task(job, row), row["uri"])
+
+    for outcome in job.engine.run(tasks()):
         clip_id = outcome.task.argument.clip_id
         if outcome.error is None:
-            facts = clip_facts(chosen[clip_id], job.configuration.caption)
+            facts = clip_facts(under_way[clip_id], job.configuration.caption)
             yield CaptionRequest(clip_id, outcome.result, facts)
         else:
+            del under_way[clip_id]
             failed.append((clip_id, outcome.error))
 
 
@@ -265,16 +273,15 @@ def _row(
 
 def _verify_again(job: Job) -> None:
     """Bring verifications up to date with transcripts and tags that came later."""
-    with job.connect() as connection:
-        rows = rows_of(
-            connection, "SELECT * FROM dataset WHERE caption.status = 'ok' ORDER BY clip_id"
-        )
     batch = Batch(job)
-    for row in rows:
-        known = row["caption"]
-        speech = tuple(known["speech"].split(_SPEECH_DIVIDER)) if known["speech"] else ()
-        verified = _verified(row, Answer(known["text"], speech, known["audio"]))
-        if to_mapping(verified) != known["verified"]:
-            fresh = {**known, "clip_id": row["clip_id"], "verified": to_mapping(verified)}
-            batch.add({"captions": [fresh]})
+    with job.connect() as connection:
+        for row in StoredRows(
+            connection, "SELECT * FROM dataset WHERE caption.status = 'ok' ORDER BY clip_id"
+        ):
+            known = row["caption"]
+            speech = tuple(known["speech"].split(_SPEECH_DIVIDER)) if known["speech"] else ()
+            verified = _verified(row, Answer(known["text"], speech, known["audio"]))
+            if to_mapping(verified) != known["verified"]:
+                fresh = {**known, "clip_id": row["clip_id"], "verified": to_mapping(verified)}
+                batch.add({"captions": [fresh]})
     batch.flush()

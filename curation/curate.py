@@ -240,8 +240,8 @@ def _checked_phases(phases: Sequence[str]) -> Sequence[str]:
 def _has_job(out: str) -> bool:
     try:
         read_job_file(out)
-    except UsageError:
-        return False
+    except UsageError as error:
+        return error.code != "not_an_output"
     return True
 
 

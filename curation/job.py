@@ -17,6 +17,7 @@ from curation.resolve import Remembered, Resolved, remember
 from manifests.errors import StorageError, TwinreelError, UsageError
 from manifests.lease import Lease
 from manifests.records import ErrorRecord
+from manifests.settings import validate
 from manifests.storage import Storage, open_storage
 from manifests.store import Store
 from manifests.view import connect
@@ -142,16 +143,27 @@ def read_job_file(out: str) -> JobFile:
     """The last job on OUT.
 
     Raises:
-        UsageError: `not_an_output`: no job has run there.
+        UsageError: `not_an_output`: no job has run there; `job_of_another_version`.
+        StorageError: it cannot be read.
     """
     try:
         content = yaml.safe_load(open_storage(out, create=False).read(JOB_FILE))
         return JobFile(
-            JobConfiguration.model_validate(content["configuration"]),
+            validate(JobConfiguration, content["configuration"]),
             content["inputs"],
             _remembered(content["resolved"]) if "resolved" in content else None,
         )
+    except UsageError as error:
+        raise UsageError(
+            "job_of_another_version",
+            f"Its settings are not those of this version ({error}).",
+            subject=f"{out}/{JOB_FILE}",
+            remedy="Use the version of twinreel that wrote it, or run `twinreel curate` on it"
+            " again with this one: what is measured stays.",
+        ) from error
     except (StorageError, yaml.YAMLError, KeyError, TypeError) as error:
+        if isinstance(error, StorageError) and error.code != "storage_missing":
+            raise
         raise UsageError(
             "not_an_output",
             "No curation job has written here.",

@@ -6,6 +6,7 @@ gates are asked again.
 
 from __future__ import annotations
 
+import itertools
 import json
 from collections.abc import Iterator, Mapping
 from typing import Any
@@ -13,7 +14,7 @@ from typing import Any
 import duckdb
 
 from curation.job import Batch, Job, error_record
-from curation.measured import MeasuredUnit, measured_units, rows_of, source_format, unit_key
+from curation.measured import MeasuredUnit, StoredRows, measured_units, source_format, unit_key
 from curation.progress import Progress
 from curation.tasks import Outcome, Task
 from manifests.decide import decide
@@ -38,11 +39,12 @@ def look_again(job: Job) -> None:
         with job.connect() as connection:
             candidates = _candidates(job, connection, name, stage)
             batch = Batch(job)
-            for row in candidates:
-                if row["applies"] is False:
-                    struct = _struct(job, name, stage, "not_applicable")
-                    batch.add({"clips": [_clip_columns(row) | {name: struct}]})
-            chosen = {row["clip_id"]: row for row in candidates if row["applies"]}
+            for row in StoredRows(connection, f"FROM {candidates} WHERE NOT applies"):
+                struct = _struct(job, name, stage, "not_applicable")
+                batch.add({"clips": [_clip_columns(row) | {name: struct}]})
+            chosen = StoredRows(
+                connection, f"FROM {candidates} WHERE applies ORDER BY uri, start_s"
+            )
             _run(job, connection, name, stage, chosen, batch)
             batch.flush()
 
@@ -52,7 +54,7 @@ def _run(
     connection: duckdb.DuckDBPyConnection,
     name: str,
     stage: ClipStage[Any],
-    chosen: Mapping[str, Mapping[str, Any]],
+    chosen: StoredRows,
     batch: Batch,
 ) -> None:
     """Measure the chosen clips and add their rows to the batch."""
@@ -62,24 +64,25 @@ def _run(
         stage.backend,
         job.resolved.fingerprints[name],
     )
-    tasks = _tasks(job, connection, stage, call, chosen)
+    under_way: dict[str, dict[str, Any]] = {}
+    tasks = _tasks(job, connection, stage, call, chosen, under_way)
     progress = Progress(name, len(chosen), "clips")
     for outcome in _outcomes(job, stage, call, tasks):
         progress.advance(failed=outcome.error is not None)
         job.decoded_clips += 1
-        row = chosen[outcome.task.argument.clip.clip_id]
+        row = under_way.pop(outcome.task.argument.clip.clip_id)
         if outcome.error is not None:
             error = to_mapping(error_record(outcome.error))
             struct = _struct(job, name, stage, "failed", error)
-            batch.add({"clips": [_clip_columns(row) | {name: struct}]})
+            batch.add({"clips": [row | {name: struct}]})
             continue
         result: ClipResult = outcome.result
         sides = {
             table: [{"clip_id": row["clip_id"], **side} for side in rows]
             for table, rows in result.side_rows.items()
         }
-        batch.add({"clips": [_clip_columns(row) | {name: result.struct}], **sides})
-    if chosen:
+        batch.add({"clips": [row | {name: result.struct}], **sides})
+    if len(chosen):
         progress.close()
 
 
@@ -93,8 +96,10 @@ def _outcomes(
 
 def _candidates(
     job: Job, connection: duckdb.DuckDBPyConnection, name: str, stage: ClipStage[Any]
-) -> list[dict[str, Any]]:
-    """Clips that lack the stage's struct and that no gate rejects; `applies` is the precondition.
+) -> str:
+    """The table of clips that lack the stage's struct and that no gate rejects.
+
+    Its column `applies` is the precondition.
 
     Where what the precondition reads is itself not applicable (no sound, no picture), so is this;
     where it has failed or is missing, nothing can be said yet.
@@ -102,16 +107,14 @@ def _candidates(
     reads = [read for read in stage.reads if read in job.resolved.fingerprints]
     absent = " OR ".join(f"{read}.status = 'not_applicable'" for read in reads) or "false"
     connection.register("verdicts", decide(connection, job.configuration.gate_list()))
-    rows = rows_of(
-        connection,
-        f"""SELECT d.*, coalesce(({stage.precondition}), CASE WHEN {absent} THEN false END)
-            AS applies
+    connection.execute(
+        f"""CREATE TABLE candidates AS
+        SELECT d.*, coalesce(({stage.precondition}), CASE WHEN {absent} THEN false END) AS applies
         FROM dataset d JOIN verdicts v USING (clip_id)
-        WHERE v.state <> 'reject' AND (d."{name}" IS NULL OR d."{name}".error.retryable)
-        ORDER BY d.uri, d.start_s""",
+        WHERE v.state <> 'reject' AND (d."{name}" IS NULL OR d."{name}".error.retryable)"""
     )
     connection.unregister("verdicts")
-    return rows
+    return "candidates"
 
 
 def _tasks(
@@ -119,21 +122,29 @@ def _tasks(
     connection: duckdb.DuckDBPyConnection,
     stage: ClipStage[Any],
     call: StageCall,
-    chosen: Mapping[str, Mapping[str, Any]],
+    chosen: StoredRows,
+    under_way: dict[str, dict[str, Any]],
 ) -> Iterator[Task]:
-    """The tasks in the clips' order; what is known of their units is read a few units at a time."""
-    clips_of: dict[tuple[str, int], list[Mapping[str, Any]]] = {}
-    for row in chosen.values():
-        clips_of.setdefault(unit_key(row), []).append(row)
-    keys = list(clips_of)
-    for first in range(0, len(keys), _UNITS_AT_ONCE):
-        wanted = [
-            {"source_id": source_id, "unit_index": index}
-            for source_id, index in keys[first : first + _UNITS_AT_ONCE]
-        ]
+    """The tasks in the clips' order; what is known of their units is read a few units at a time.
+
+    Args:
+        job: the job.
+        connection: to its tables.
+        stage: the stage.
+        call: the same, for the workers.
+        chosen: the clips.
+        under_way: gets the columns of every clip whose task is given out.
+    """
+    units = itertools.groupby(chosen, key=unit_key)
+    while some := [(key, list(rows)) for key, rows in itertools.islice(units, _UNITS_AT_ONCE)]:
+        clips_of: dict[tuple[str, int], list[dict[str, Any]]] = {}
+        for key, rows in some:
+            clips_of.setdefault(key, []).extend(rows)
+        wanted = [{"source_id": source_id, "unit_index": index} for source_id, index in clips_of]
         for unit in measured_units(connection, wanted):
             for row in clips_of[unit_key(unit.unit)]:
                 clip = _clip_task(job, stage, call.name, row, unit)
+                under_way[clip.clip_id] = _clip_columns(row)
                 yield Task("stages.clip:measure_clip", ClipMeasurement(call, clip), row["uri"])
 
 

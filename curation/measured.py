@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import itertools
 from collections.abc import Iterator, Mapping
 from typing import Any, Literal
 
@@ -13,6 +14,43 @@ from manifests.view import SIDE_TABLES
 from stages.media.blocks import SourceFormat
 
 _FORMAT_FIELDS = tuple(field.name for field in dataclasses.fields(SourceFormat))
+
+
+_ROWS_AT_ONCE = 2048
+
+
+class StoredRows:
+    """A query's rows, kept in the database and given out a part at a time: one is some kilobytes.
+
+    Other queries may run on the connection in between.
+
+    Args:
+        connection: as `connect` gives it; its memory goes to disk where it is not enough.
+        sql: the query, with its order.
+    """
+
+    def __init__(self, connection: duckdb.DuckDBPyConnection, sql: str) -> None:
+        self._connection = connection
+        self._table = f"stored_rows_{next(_TABLE_NUMBERS)}"
+        connection.execute(
+            f"CREATE TABLE {self._table} AS SELECT *, row_number() OVER () AS stored_row"
+            f" FROM ({sql})"
+        )
+        [(self._count,)] = connection.execute(f"SELECT count(*) FROM {self._table}").fetchall()
+
+    def __len__(self) -> int:
+        return int(self._count)
+
+    def __iter__(self) -> Iterator[dict[str, Any]]:
+        for first in range(1, len(self) + 1, _ROWS_AT_ONCE):
+            yield from rows_of(
+                self._connection,
+                f"SELECT * EXCLUDE (stored_row) FROM {self._table} WHERE stored_row"
+                f" BETWEEN {first} AND {first + _ROWS_AT_ONCE - 1} ORDER BY stored_row",
+            )
+
+
+_TABLE_NUMBERS = itertools.count()
 
 
 def rows_of(connection: duckdb.DuckDBPyConnection, sql: str) -> list[dict[str, Any]]:

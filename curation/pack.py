@@ -13,7 +13,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from curation.job import Job, error_record
-from curation.measured import source_format
+from curation.measured import StoredRows, source_format
 from curation.progress import Progress
 from curation.tasks import Task
 from manifests.errors import TwinreelError
@@ -49,17 +49,15 @@ def plan_samples(job: Job) -> list[PlannedSample]:
     profile = job.resolved.profile
     windows = "'full', 'short'" if job.configuration.decode.media == "sound" else "'full'"
     with job.connect() as connection:
-        rows = (
-            connection.sql(
-                f"""SELECT * FROM dataset WHERE state = 'keep' AND sample IS NULL
-                AND "window" IN ({windows})"""
-            )
-            .to_arrow_table()
-            .to_pylist()
+        rows = StoredRows(
+            connection,
+            f"""SELECT * FROM dataset WHERE state = 'keep' AND sample IS NULL
+            AND "window" IN ({windows})""",
         )
-    planned = [
-        PlannedSample(sample_id_of(row["clip_id"], profile), _sample_task(job, row)) for row in rows
-    ]
+        planned = [
+            PlannedSample(sample_id_of(row["clip_id"], profile), _sample_task(job, row))
+            for row in rows
+        ]
     return sorted(planned, key=lambda sample: sample.sample_id)
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import http.client
 import os
+import re
 import shutil
 import time
 import urllib.error
@@ -13,7 +14,7 @@ from pathlib import Path
 from typing import IO, BinaryIO
 from urllib.parse import urlsplit
 
-from manifests.errors import StorageError
+from manifests.errors import StorageError, UsageError
 from stages.weights.catalogue import WeightFile
 from stages.weights.find import size_text
 
@@ -52,9 +53,10 @@ def download(file: WeightFile, part: Path, *, resume: bool, on_bytes: OnBytes) -
         StorageError: `weights_unreachable` (the network; worth another try), `weights_refused` (no
             access), `weights_gone` (not at this address), `weights_no_space`,
             `weights_unwritable`.
+        UsageError: `bad_token`.
     """
     url = address_of(file)
-    token = os.environ.get("HF_TOKEN", "") if file.source.startswith("hf://") else ""
+    token = _hub_token() if file.source.startswith("hf://") else ""
     most_bytes = _size(part)
     waits_s = iter(_RETRY_WAITS_S)
     while True:
@@ -166,6 +168,23 @@ def _copy(
         on_bytes(file.written, total)
     if total is not None and file.written < total:
         raise http.client.HTTPException(f"it ended after {file.written:,} of {total:,} bytes")
+
+
+def _hub_token() -> str:
+    """The hub's token, empty if there is none; secrets out of files often end in a line break.
+
+    Raises:
+        UsageError: `bad_token`; it does not say the token.
+    """
+    token = os.environ.get("HF_TOKEN", "").strip()
+    if token and not re.fullmatch(r"[\x21-\x7e]+", token):
+        raise UsageError(
+            "bad_token",
+            "The token holds characters that no token has.",
+            subject="HF_TOKEN",
+            remedy="Set it anew.",
+        )
+    return token
 
 
 def _open(url: str, token: str, start: int) -> http.client.HTTPResponse:

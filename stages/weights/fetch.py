@@ -205,7 +205,16 @@ def _folder_for(weights: WeightSet) -> Path:
 @contextlib.contextmanager
 def _alone_in(folder: Path, watcher: Watcher) -> Iterator[None]:
     """Wait until no other process fetches into a folder that several machines may share."""
-    with (folder / _BUSY_NAME).open("wb") as file:
+    busy = folder / _BUSY_NAME
+    with contextlib.suppress(OSError):
+        # Whoever shares the folder may wait on it, whoever came first.
+        busy.touch()
+        busy.chmod(0o666)
+    try:
+        file = busy.open("rb")
+    except OSError as error:
+        raise unwritable(busy, error) from error
+    with file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
