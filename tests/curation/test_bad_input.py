@@ -14,11 +14,13 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import psutil
 import pytest
 
 from curation.inspect import open_view
+from manifests.errors import StorageError
 from manifests.lease import PATH as LEASE
 from manifests.lease import Lease
 from manifests.storage import open_storage
@@ -164,6 +166,21 @@ def test_two_jobs_on_one_out(raw: Path, tmp_path: Path) -> None:
     assert str(out) in finished.message
     assert f"process {os.getpid()} on {socket.gethostname()}" in finished.message
     assert not (out / LEASE).exists()
+
+
+def test_a_job_of_another_version_is_told_from_no_job(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    out = tmp_path / "out"
+    out.mkdir()
+    (out / "job.yaml").write_text("configuration: {clip: {stride: 3}}\ninputs: [raw]\n")
+    for arguments in (("inspect",), ("select", "--set", "gates.length=")):
+        message = twinreel(arguments[0], out, *arguments[1:]).message
+        assert "[job_of_another_version]" in message
+        assert "clip.stride" in message
+    denied = StorageError("storage_denied", "It may not be read.", subject=str(out))
+    monkeypatch.setattr("curation.job.open_storage", mock.Mock(side_effect=denied))
+    assert "[storage_denied]" in twinreel("inspect", out).message
 
 
 # --- files that break the decoder

@@ -318,7 +318,8 @@ def test_the_hub_is_asked_at_a_revision_with_the_token(
         "https://huggingface.co/me/mine/resolve/main/sub/a"
     )
     monkeypatch.setenv("HF_ENDPOINT", f"{hub.url}/")
-    monkeypatch.setenv("HF_TOKEN", "secret-token")
+    # Secrets out of files end in a line break.
+    monkeypatch.setenv("HF_TOKEN", "secret-token\n")
     hub.files["/me/mine/resolve/abc/sub/a.onnx"] = DATA
     fetch_set(
         weight_set(WeightFile("a.onnx", "hf://me/mine/sub/a.onnx", len(DATA), sha256(DATA), "abc"))
@@ -354,6 +355,11 @@ def test_the_token_is_in_no_message(
     hub.statuses = [403]
     assert "secret-token" not in fails("weights_refused", weights)
     assert "secret-token" not in fails("weights_gone", weights)
+    monkeypatch.setenv("HF_TOKEN", "secret-token\nand more")
+    with pytest.raises(UsageError) as caught:
+        fetch_set(weights)
+    assert caught.value.code == "bad_token"
+    assert "secret-token" not in str(caught.value)
 
 
 def test_a_redirect_away_from_https_is_not_followed() -> None:
