@@ -227,7 +227,7 @@ def _refuse_what_is_not_scalar(
         "STAR": "a star",
         "PARAMETER": "a parameter",
     }
-    for node in _nodes(tree):
+    for node in syntax_nodes(tree):
         what = refused.get(str(node.get("class")))
         if node.get("class") == "FUNCTION":
             what = _refused_function(str(node["function_name"]), connection)
@@ -255,14 +255,15 @@ def _refused_function(name: str, connection: duckdb.DuckDBPyConnection) -> str |
     return None
 
 
-def _nodes(tree: object) -> Iterator[Mapping[str, Any]]:
+def syntax_nodes(tree: object) -> Iterator[Mapping[str, Any]]:
+    """Every node of a tree of DuckDB's `json_serialize_sql`, those above first."""
     if isinstance(tree, Mapping):
         yield tree
         for part in tree.values():
-            yield from _nodes(part)
+            yield from syntax_nodes(part)
     elif isinstance(tree, list):
         for part in tree:
-            yield from _nodes(part)
+            yield from syntax_nodes(part)
 
 
 def _column_paths(tree: object, bound: frozenset[str]) -> Iterator[list[str]]:
@@ -281,7 +282,7 @@ def _column_paths(tree: object, bound: frozenset[str]) -> Iterator[list[str]]:
         if tree.get("class") == "LAMBDA":
             parameters = {
                 str(node["column_names"][-1]).lower()
-                for node in _nodes(tree["lhs"])
+                for node in syntax_nodes(tree["lhs"])
                 if node.get("class") == "COLUMN_REF"
             }
             yield from _column_paths(tree["expr"], bound | parameters)

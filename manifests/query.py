@@ -9,14 +9,12 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterator, Mapping
-from typing import Any
 
 import duckdb
 import pyarrow as pa
 
 from manifests.errors import UsageError
-from manifests.gates import nearest_names
+from manifests.gates import nearest_names, syntax_nodes
 from manifests.view import query_table, quote_text, readable_files
 
 _READING_NODES = frozenset({"SELECT_NODE", "SET_OPERATION_NODE", "RECURSIVE_CTE_NODE", "CTE_NODE"})
@@ -69,7 +67,7 @@ def _check_tree(connection: duckdb.DuckDBPyConnection, sql: str) -> None:
     parsed = json.loads(rows[0][0])
     if parsed["error"]:
         raise _refused(f"It cannot be checked ({parsed['error_message']}).")
-    for node in _nodes(parsed["statements"]):
+    for node in syntax_nodes(parsed["statements"]):
         kind = str(node.get("type", ""))
         if kind.endswith("_NODE") and kind not in _READING_NODES:
             raise _refused("It writes.")
@@ -83,16 +81,6 @@ def _check_tree(connection: duckdb.DuckDBPyConnection, sql: str) -> None:
             name = str(node["function_name"]).lower()
             if name in _REFUSED_FUNCTIONS:
                 raise _refused(f"It calls {name}().")
-
-
-def _nodes(tree: object) -> Iterator[Mapping[str, Any]]:
-    if isinstance(tree, Mapping):
-        yield tree
-        for part in tree.values():
-            yield from _nodes(part)
-    elif isinstance(tree, list):
-        for part in tree:
-            yield from _nodes(part)
 
 
 def _refused(reason: str) -> UsageError:
