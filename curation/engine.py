@@ -9,7 +9,6 @@ that the caller can commit as it goes. (Ray Data's actor pools were measured aga
 from __future__ import annotations
 
 import collections
-import contextlib
 import itertools
 import logging
 import os
@@ -72,8 +71,7 @@ class Engine:
         import ray  # noqa: PLC0415 - a run that has nothing to do must not pay for Ray
 
         if self._pool is not None:
-            with contextlib.suppress(Exception):
-                self._pool.kill()
+            self._pool.kill()
         self._pool = None
         if self._owns_ray:
             ray.shutdown()
@@ -154,8 +152,7 @@ class Engine:
                 itertools.chain([first], pending), self._pool, models, self._settings
             ).run()
         finally:
-            with contextlib.suppress(Exception):
-                models.kill()
+            models.kill()
 
     def _load_models(self, model: StageCall) -> Pool:
         import ray  # noqa: PLC0415

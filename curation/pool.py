@@ -6,6 +6,7 @@ Actors that find no place in the cluster never join, and no task waits for them.
 from __future__ import annotations
 
 import collections
+import contextlib
 import time
 from collections.abc import Callable, Collection, Sequence
 from typing import Any
@@ -81,11 +82,12 @@ class Pool:
             self._ask(index)
 
     def kill(self) -> None:
-        """End all actors."""
+        """End all actors, as far as they can be reached."""
         import ray  # noqa: PLC0415
 
         for actor in self._actors:
-            ray.kill(actor)
+            with contextlib.suppress(Exception):
+                ray.kill(actor)
 
     def wait(self, running: Collection[Any], *others: Pool) -> list[Any]:
         """Those of the references that are done, as soon as there are any or an actor has joined.

@@ -2,15 +2,26 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+import contextlib
+import json
+import os
+import time
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
+from typing import Any, ClassVar
 
+import numpy as np
 import pytest
+import soundfile
 
 from curation.config import DecodeSettings, EngineSettings
 from curation.engine import Engine
 from curation.tasks import Outcome, Task
 from manifests.errors import TwinreelError
+from stages.clip import ClipMeasurement, StageCall
+from stages.contract import ClipTask
+from stages.media.probe import probe
+from stages.registry import build_clip_stage
 
 MISBEHAVIOUR = "tests.stages.misbehaviour"
 Make = Callable[..., Engine]
@@ -40,8 +51,6 @@ def results(outcomes: Iterator[Outcome]) -> list[object]:
 
 
 def test_workers_without_a_place_are_given_nothing(make: Make) -> None:
-    import os
-
     engine = make(workers=(os.cpu_count() or 1) + 3)
     assert results(engine.run(doubles(40))) == [2 * number for number in range(40)]
 
@@ -89,3 +98,68 @@ def test_what_a_worker_cannot_do_says_why(make: Make) -> None:
     assert (outcome.error.code, outcome.error.subject) == ("worker_failed", "odd.mp4")
     assert "pickle" in str(outcome.error)
     assert not outcome.error.retryable
+
+
+class SlowTagger:
+    """Says speech of everything, in its own time."""
+
+    rate_hz = 16_000
+    labels: ClassVar[Sequence[str]] = ("Speech",)
+
+    def tag(self, sounds: Sequence[np.ndarray[Any, Any]]) -> np.ndarray[Any, Any]:
+        time.sleep(0.1 * len(sounds))
+        return np.ones((len(sounds), 1), np.float32)
+
+
+@contextlib.contextmanager
+def two_nodes() -> Iterator[tuple[str, Callable[[], None]]]:
+    """A cluster's address, and what takes one of its nodes away."""
+    from ray.cluster_utils import Cluster
+
+    cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 1})
+    try:
+        node = cluster.add_node(num_cpus=1)
+        cluster.wait_for_nodes()
+        yield cluster.address, lambda: cluster.remove_node(node, allow_graceful=False)
+    finally:
+        cluster.shutdown()
+
+
+def test_a_node_that_is_lost_costs_no_task() -> None:
+    tasks = [Task(f"{MISBEHAVIOUR}:slow_but_moving", 0.2, f"{one}.mp4") for one in range(60)]
+    found = []
+    with (
+        two_nodes() as (address, lose_node),
+        Engine(EngineSettings(), DecodeSettings(), address) as engine,
+    ):
+        for outcome in engine.run(tasks):
+            found.append(outcome)
+            if len(found) == 10:
+                assert engine.workers == 2
+                lose_node()
+    assert len(found) == 60
+    assert [outcome.error for outcome in found] == [None] * 60
+
+
+def test_what_a_lost_node_had_prepared_for_a_model_is_prepared_again(tmp_path: Path) -> None:
+    path = str(tmp_path / "noise.wav")
+    soundfile.write(path, 0.1 * np.random.default_rng(0).standard_normal(16_000 * 4), 16_000)
+    parameters = {"backend": f"{__name__}:SlowTagger", "enabled": True}
+    backend = build_clip_stage("audio_class", parameters, None).backend
+    call = StageCall("audio_class", json.dumps(parameters), backend, "fingerprint")
+    source = probe(path)
+    clips = [ClipTask(f"clip-{one}", path, source, 0.0, 4.0, {}) for one in range(60)]
+    tasks = [Task("stages.clip:measure_clip", ClipMeasurement(call, one), path) for one in clips]
+    found = []
+    with (
+        two_nodes() as (address, lose_node),
+        Engine(EngineSettings(), DecodeSettings(), address) as engine,
+    ):
+        for outcome in engine.run_model(tasks, call):
+            found.append(outcome)
+            if len(found) == 8:
+                lose_node()
+    assert [outcome.error for outcome in found] == [None] * 60
+    assert {outcome.task.argument.clip.clip_id for outcome in found} == {
+        clip.clip_id for clip in clips
+    }
