@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import collections
+import dataclasses
 import logging
 import random
 import signal
@@ -329,9 +330,20 @@ def test_clips_go_to_no_other_address_than_the_one_that_was_named(status: int) -
 
 
 def test_answers_that_are_under_way_when_the_phase_stops_are_kept() -> None:
-    slow = Say(VALID.text, delay_s=1.0)
+    refused = threading.Event()
+
+    def script(ask: Ask) -> Step:
+        if ask.clip == "clip-0":
+            while len(server.asks) < 16:
+                time.sleep(0.01)
+            refused.set()
+            return Fail(401)
+        refused.wait()
+        # Until the client has read the refusal.
+        return dataclasses.replace(VALID, delay_s=1.5)
+
     found = []
-    with ScriptedServer(play({"clip-0": [Fail(401, delay_s=0.3)]}, slow)) as server:
+    with ScriptedServer(script) as server:
         with pytest.raises(UsageError) as caught:
             for outcome in caption_all(clips(100), FORM, settings(server, concurrency=16)):
                 found.append(outcome)
