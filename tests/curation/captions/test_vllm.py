@@ -177,7 +177,8 @@ def test_decoders_that_have_taken_every_cpu_keep_no_clip_waiting(tmp_path: Path)
     with Engine(settings, DecodeSettings(), "local") as engine:
         tasks = [Task("tests.stages.misbehaviour:double", one, "clip") for one in range(8)]
         assert len(list(engine.run(tasks))) == 8
-        assert ray.available_resources().get("CPU", 0.0) == 0.0  # type: ignore[no-untyped-call]
+        while ray.available_resources().get("CPU", 0.0) > 0.0:  # type: ignore[no-untyped-call]
+            time.sleep(0.1)
         script = {"clip-1": [MALFORMED, VALID]}
         found = by_clip(vllm.caption_through(scripted(script, tmp_path), iter(clips(5))))
     assert len(found) == 5
