@@ -152,13 +152,18 @@ def main() -> None:
     os.environ["PYTHONPATH"] = str(Path(__file__).parents[1])
     configuration = load_configuration(None, None, [f"engine.workers={WORKERS}"])
     tasks = unit_tasks(arguments.bucket, configuration)
+    cluster = None
     if arguments.nodes == 2:
         cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 1})
         cluster.add_node(num_cpus=1)
         ray.init(address=cluster.address, log_to_driver=False)
     else:
         ray.init(
-            num_cpus=2, include_dashboard=False, log_to_driver=False, _node_ip_address="127.0.0.1"
+            address="local",
+            num_cpus=2,
+            include_dashboard=False,
+            log_to_driver=False,
+            _node_ip_address="127.0.0.1",
         )
     print(f"{len(tasks)} units, {arguments.nodes} node(s), {WORKERS} workers")
     print("| engine | wall s | units/s | peak MB (all Ray processes) | units by worker |")
@@ -174,6 +179,8 @@ def main() -> None:
             rate = len(tasks) / wall
             print(f"| {name} | {wall:.1f} | {rate:.2f} | {memory.peak_mb:.0f} | {shares} |")
     ray.shutdown()
+    if cluster is not None:
+        cluster.shutdown()
 
 
 if __name__ == "__main__":
