@@ -21,7 +21,7 @@ from typing import Any
 from curation.config import DecodeSettings, EngineSettings
 from curation.pipeline import Pipeline
 from curation.pool import Pool
-from curation.tasks import RESUBMITS, Attempt, Outcome, Task, actor_lost, failure_of
+from curation.tasks import Attempt, Outcome, Task, actor_lost, comes_back, failure_of
 from curation.worker import ModelWorker, Worker
 from manifests.errors import TwinreelError, UsageError
 from stages.clip import StageCall
@@ -115,11 +115,11 @@ class Engine:
                 except ray.exceptions.RayError as lost:
                     if actor_lost(lost):
                         self._pool.lost(index)
-                        if attempt.tries < RESUBMITS:
-                            again.append(attempt.again(avoid=index))
-                            continue
                     else:
                         self._pool.done(index)
+                    if comes_back(attempt, lost):
+                        again.append(attempt.again(avoid=index))
+                        continue
                     result, error = None, failure_of(attempt.task, lost)
                 else:
                     self._pool.done(index)

@@ -13,7 +13,16 @@ from typing import Any
 
 from curation.config import EngineSettings
 from curation.pool import Pool
-from curation.tasks import RESUBMITS, Attempt, Outcome, Task, actor_lost, arrays_lost, failure_of
+from curation.tasks import (
+    RESUBMITS,
+    Attempt,
+    Outcome,
+    Task,
+    actor_lost,
+    comes_back,
+    failure_of,
+    result_lost,
+)
 from manifests.errors import TwinreelError
 
 
@@ -126,11 +135,11 @@ class Pipeline:
         except ray.exceptions.RayError as lost:
             if actor_lost(lost):
                 self._workers.lost(index)
-                if attempt.tries < RESUBMITS:
-                    self._again.append(attempt.again(avoid=index))
-                    return
             else:
                 self._workers.done(index)
+            if comes_back(attempt, lost):
+                self._again.append(attempt.again(avoid=index))
+                return
             megabytes, result, error = None, None, failure_of(attempt.task, lost)
         else:
             self._workers.done(index)
@@ -169,8 +178,8 @@ class Pipeline:
         if isinstance(cause := getattr(lost, "cause", None), TwinreelError):
             raise cause
         for attempt, arrays in zip(batch.attempts, batch.arrays, strict=True):
-            if arrays_lost(lost) and attempt.tries < RESUBMITS:
-                # The node that held them is gone: decode anew.
+            if result_lost(lost) and comes_back(attempt, lost):
+                # The node that held arrays or results is gone: decode anew.
                 self._again.append(attempt.again(avoid=None))
             elif actor_lost(lost) and batch.tries < RESUBMITS:
                 # One clip may have brought the process down: on its own it costs only itself.

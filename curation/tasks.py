@@ -52,21 +52,26 @@ def actor_lost(error: Exception) -> bool:
     """Whether an actor or its node is to blame, and not what it was doing."""
     import ray  # noqa: PLC0415
 
-    return not isinstance(error, ray.exceptions.RayTaskError) and not arrays_lost(error)
+    return not isinstance(error, ray.exceptions.RayTaskError) and not result_lost(error)
 
 
-def arrays_lost(error: Exception) -> bool:
-    """Whether what one actor had left for another has gone with its node."""
+def result_lost(error: Exception) -> bool:
+    """Whether a call was done and what it had left on its node has gone with it."""
     import ray  # noqa: PLC0415
 
     lost = ray.exceptions.ObjectLostError
     return isinstance(error, lost) or isinstance(getattr(error, "cause", None), lost)
 
 
+def comes_back(attempt: Attempt, error: Exception) -> bool:
+    """Whether a task is to be tried again: something was lost, and not too often yet."""
+    return attempt.tries < RESUBMITS and (actor_lost(error) or result_lost(error))
+
+
 def failure_of(task: Task, error: Exception) -> MediaError:
     """The error that a task's file gets a row for, of an error of Ray's."""
     cause = getattr(error, "cause", None)
-    if actor_lost(error) or arrays_lost(error) or cause is None:
+    if actor_lost(error) or result_lost(error) or cause is None:
         return MediaError(
             "worker_lost",
             f"The workers that took it died ({type(error).__name__}: {last_line(error)}).",

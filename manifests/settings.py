@@ -128,7 +128,8 @@ def _usage_error(model: type[pydantic.BaseModel], error: pydantic.ValidationErro
         )
     given = json.dumps(first.get("input"), default=str)[:80]
     _, shown = _model_at(model, path)
-    return UsageError("bad_setting", f"{first['msg']} (given: {given}).", subject=".".join(shown))
+    message = first["msg"].removeprefix("Value error, ")
+    return UsageError("bad_setting", f"{message} (given: {given}).", subject=".".join(shown))
 
 
 def _model_at(

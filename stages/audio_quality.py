@@ -22,6 +22,7 @@ import pydantic
 
 from manifests.errors import UsageError
 from stages.contract import Backend, ClipStage, ClipTask, NotApplicable, StageParameters
+from stages.heartbeat import beat
 from stages.media.sound import mono_sound
 from stages.models.torchvision_guard import require_packages
 from stages.weights.find import sha256_of
@@ -177,9 +178,20 @@ def _scorer() -> Any:  # noqa: ANN401 - the package's own class
     p808, primary = (str(path) for path in _model_paths())
     scorer = package.DNSMOS.__new__(package.DNSMOS)
     scorer.primary_model_path = primary
-    scorer.onnx_sess = onnxruntime.InferenceSession(primary, options)
-    scorer.p808_onnx_sess = onnxruntime.InferenceSession(p808, options)
+    scorer.onnx_sess = _Session(onnxruntime.InferenceSession(primary, options))
+    scorer.p808_onnx_sess = _Session(onnxruntime.InferenceSession(p808, options))
     return scorer
+
+
+@dataclasses.dataclass(frozen=True)
+class _Session:
+    """A session of onnxruntime's; every window that it looks at is a sign of life."""
+
+    session: Any
+
+    def run(self, *arguments: Any) -> Any:  # noqa: ANN401 - as the package calls it
+        beat()
+        return self.session.run(*arguments)
 
 
 def _model_paths() -> list[Path]:

@@ -35,6 +35,16 @@ _LEAST_INSIDE_SHARE = 0.1
 FlowField = npt.NDArray[np.float32]
 
 
+def check_pairs(pairs_hz: float, pair_s: float) -> None:
+    """Make sure that pairs do not overlap: the next begins when the last has ended.
+
+    Raises:
+        ValueError: they would.
+    """
+    if pairs_hz * pair_s > 1.0 + 1e-9:
+        raise ValueError("pairs_hz must not be more than 1 / pair_s: pairs do not overlap")
+
+
 class RaftParameters(pydantic.BaseModel):
     """How RAFT looks at a clip; of no effect with the backend `dis`."""
 
@@ -62,8 +72,7 @@ class RaftParameters(pydantic.BaseModel):
 
     @pydantic.model_validator(mode="after")
     def _pairs_do_not_overlap(self) -> RaftParameters:
-        if self.pairs_hz * self.pair_s > 1.0 + 1e-9:
-            raise ValueError("pairs_hz must not be more than 1 / pair_s: pairs do not overlap")
+        check_pairs(self.pairs_hz, self.pair_s)
         return self
 
 
@@ -99,8 +108,7 @@ class MotionParameters(StageParameters):
 
     @pydantic.model_validator(mode="after")
     def _pairs_do_not_overlap(self) -> MotionParameters:
-        if self.pairs_hz * self.pair_s > 1.0 + 1e-9:
-            raise ValueError("pairs_hz must not be more than 1 / pair_s: pairs do not overlap")
+        check_pairs(self.pairs_hz, self.pair_s)
         return self
 
 

@@ -267,8 +267,9 @@ def _pass(
                 judged = _engine_failed(pickle.loads(row["question"]), row[_ENGINE_ERROR])
             else:
                 judged = pickle.loads(row["judged"])
-            del unanswered[_clip_id(judged)]
-            yield judged
+            # Ray may make a row again whose first copy has come already.
+            if unanswered.pop(_clip_id(judged), None) is not None:
+                yield judged
     # A node that dies takes along what had been read from the queue.
     yield from unanswered.values()
 

@@ -87,6 +87,24 @@ def test_a_gate_cannot_be_assigned_in_part() -> None:
 
 
 @pytest.mark.parametrize(
+    ("assignment", "subject"),
+    [
+        ("stages.motion.raft.pair_s=1.0", "stages.motion.raft"),
+        ("stages.motion.pair_s=0.5", None),
+        ("stages.motion.pairs_hz=10", None),
+        ("stages.motion={pair_s: 0.5, pairs_hz: 4}", "stages.motion"),
+    ],
+)
+def test_pairs_of_pictures_do_not_overlap(assignment: str, subject: str | None) -> None:
+    if subject is None:
+        load_configuration(None, None, [assignment])
+        return
+    error = refused(assignment)
+    assert (error.code, error.subject) == ("bad_setting", subject)
+    assert str(error).startswith(f"{subject}: pairs_hz must not be more than 1 / pair_s")
+
+
+@pytest.mark.parametrize(
     ("assignment", "subject", "nearest"),
     [
         ("clip.frame=97", "clip.frame", "'clip.frames'"),

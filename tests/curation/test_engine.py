@@ -6,7 +6,7 @@ import contextlib
 import json
 import os
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -16,6 +16,7 @@ import soundfile
 
 from curation.config import DecodeSettings, EngineSettings
 from curation.engine import Engine
+from curation.pool import Pool
 from curation.tasks import Outcome, Task
 from manifests.errors import TwinreelError
 from stages.clip import ClipMeasurement, StageCall
@@ -141,7 +142,43 @@ def test_a_node_that_is_lost_costs_no_task() -> None:
     assert [outcome.error for outcome in found] == [None] * 60
 
 
-def test_what_a_lost_node_had_prepared_for_a_model_is_prepared_again(tmp_path: Path) -> None:
+def lose_results(monkeypatch: pytest.MonkeyPatch, count: int) -> list[Any]:
+    """Have the first results be gone when they are fetched, as with a node that held them.
+
+    Ray has no call that loses an object, so its error is raised in the place of `ray.get`.
+    """
+    import ray
+
+    wait, get = Pool.wait, ray.get
+    lost: list[Any] = []
+
+    def losing_wait(pool: Pool, running: Collection[Any], *others: Pool) -> list[Any]:
+        done = wait(pool, running, *others)
+        lost.extend(done[: count - len(lost)])
+        return done
+
+    def losing_get(reference: Any) -> Any:
+        if reference in lost:
+            raise ray.exceptions.ObjectLostError(reference.hex(), None, "")
+        return get(reference)
+
+    monkeypatch.setattr(Pool, "wait", losing_wait)
+    monkeypatch.setattr(ray, "get", losing_get)
+    return lost
+
+
+def test_results_that_are_gone_before_they_are_fetched_are_made_again(
+    make: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    engine = make(workers=2)
+    lost = lose_results(monkeypatch, 3)
+    assert results(engine.run(doubles(8))) == [2 * number for number in range(8)]
+    assert len(lost) == 3
+
+
+def test_what_a_lost_node_had_prepared_for_a_model_is_prepared_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     path = str(tmp_path / "noise.wav")
     soundfile.write(path, 0.1 * np.random.default_rng(0).standard_normal(16_000 * 4), 16_000)
     parameters = {"backend": f"{__name__}:SlowTagger", "enabled": True}
@@ -155,10 +192,12 @@ def test_what_a_lost_node_had_prepared_for_a_model_is_prepared_again(tmp_path: P
         two_nodes() as (address, lose_node),
         Engine(EngineSettings(), DecodeSettings(), address) as engine,
     ):
+        lost = lose_results(monkeypatch, 3)
         for outcome in engine.run_model(tasks, call):
             found.append(outcome)
             if len(found) == 8:
                 lose_node()
+    assert len(lost) == 3
     assert [outcome.error for outcome in found] == [None] * 60
     assert {outcome.task.argument.clip.clip_id for outcome in found} == {
         clip.clip_id for clip in clips

@@ -20,6 +20,7 @@ from stages.audio_quality import (
     signal_to_noise_db,
 )
 from stages.contract import ClipTask, NotApplicable
+from stages.heartbeat import heard_by
 from stages.media.probe import probe
 from tests.voices import speech_with_pauses
 
@@ -134,6 +135,14 @@ def test_any_sound_is_recorded(tmp_path: Path) -> None:
         scores = (found.mos_overall, found.mos_signal, found.mos_background, found.mos_p808)
         assert all(score is None or np.isfinite(score) for score in scores), name
         assert (found.mos_overall is None) == (name == "blink.wav")
+
+
+def test_every_window_is_a_sign_of_life(voice: Any) -> None:
+    beats: list[int] = []
+    with heard_by(lambda: beats.append(1)):
+        dnsmos(np.tile(voice[0], 8)[: 14 * RATE_HZ])
+    # Windows of 9.01 s, a second apart, each seen by two networks.
+    assert len(beats) >= 2 * 5
 
 
 def test_loud_sound_is_turned_down_not_refused() -> None:

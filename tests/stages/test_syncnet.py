@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import importlib.util
 import pickle
 from pathlib import Path
 from typing import Any
@@ -202,6 +203,21 @@ def test_auto_is_syncnet_where_its_weights_are(weights: Path) -> None:
     assert len(stage.backend.weights_sha256 or "") == 64
     assert SyncStage.weights("syncnet") == ("syncnet",)
     assert SyncStage(SyncParameters(backend="embedded")).backend.name == "embedded"
+
+
+def test_without_torch_auto_is_embedded_and_syncnet_a_usage_error(
+    weights: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    find_spec = importlib.util.find_spec
+    monkeypatch.setattr(
+        importlib.util,
+        "find_spec",
+        lambda name, package=None: None if name == "torch" else find_spec(name, package),
+    )
+    assert SyncStage(SyncParameters(backend="auto")).backend.name == "embedded"
+    with pytest.raises(UsageError) as caught:
+        SyncStage(SyncParameters(backend="syncnet"))
+    assert caught.value.code == "missing_package"
 
 
 def test_missing_weights_are_named_with_the_command(no_weights: Path) -> None:

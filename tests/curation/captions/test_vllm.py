@@ -195,6 +195,13 @@ def test_clips_that_a_lost_node_took_along_are_asked_for_again_later(tmp_path: P
         def __call__(self, dataset: Any) -> Any:
             return processor(dataset).filter(lambda row: b"clip-2" not in row["judged"])
 
+    class Repeating:
+        """One that gives every row twice, as after a node was lost."""
+
+        def __call__(self, dataset: Any) -> Any:
+            return processor(dataset).flat_map(lambda row: [row, row])
+
+    assert len(by_clip(vllm.caption_through(cast("Any", Repeating()), iter(clips(4))))) == 4
     found = by_clip(vllm.caption_through(cast("Any", Losing()), iter(clips(4))))
     assert len(found) == 4
     errors = {name: one.error for name, one in found.items() if one.error is not None}
