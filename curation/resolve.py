@@ -20,7 +20,7 @@ from stages.sample import PackProfile
 from stages.weights.catalogue import CATALOGUE, WeightSet
 from stages.weights.find import WEIGHTS_VARIABLE, find_set, size_text
 
-CAPTION_VERSION = 1
+CAPTION_VERSION = 2
 """Raise whenever requests or the reading of answers change."""
 PROBE_VERSION = 1
 """Raise whenever the probe reads the same file differently."""

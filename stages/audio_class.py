@@ -102,7 +102,7 @@ class AudioClassStage(ModelStage[AudioClassParameters, ClipSound, Tagger]):
     """Backend `ast` (`auto`), or `package.module:Name` of a class that follows `Tagger`."""
 
     name: ClassVar[str] = "audio_class"
-    version: ClassVar[int] = 2
+    version: ClassVar[int] = 3
     reads: ClassVar[tuple[str, ...]] = ("loudness",)
     Parameters: ClassVar[type[StageParameters]] = AudioClassParameters
     Record: ClassVar[type] = AudioClassRecord

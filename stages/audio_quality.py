@@ -65,7 +65,7 @@ class AudioQualityStage(ClipStage[AudioQualityParameters]):
     """Backend `dnsmos` (`auto`)."""
 
     name: ClassVar[str] = "audio_quality"
-    version: ClassVar[int] = 2
+    version: ClassVar[int] = 3
     reads: ClassVar[tuple[str, ...]] = ("loudness", "speech")
     Parameters: ClassVar[type[StageParameters]] = AudioQualityParameters
     Record: ClassVar[type] = AudioQualityRecord

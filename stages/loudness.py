@@ -103,7 +103,7 @@ class LoudnessStage(SignalStage[LoudnessParameters]):
     """Level, loudness, peak, clipping, silence and bandwidth of the sound."""
 
     name = "loudness"
-    version = 1
+    version = 2
     Parameters = LoudnessParameters
     Record = LoudnessRecord
     media: ClassVar[Literal["video", "audio"]] = "audio"

@@ -36,7 +36,7 @@ from stages.media.encode import (
 )
 from stages.shard import TAR_BLOCK_BYTES
 
-PACK_VERSION = 2
+PACK_VERSION = 3
 """Raise whenever conforming or encoding changes a sample's bytes."""
 
 

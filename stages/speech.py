@@ -86,7 +86,7 @@ class SpeechStage(SignalStage[SpeechParameters]):
     """Share of speech, by the backend `silero`. Writes the side table `speech_segments`."""
 
     name: ClassVar[str] = "speech"
-    version: ClassVar[int] = 1
+    version: ClassVar[int] = 2
     media: ClassVar[Literal["video", "audio"]] = "audio"
     series: ClassVar[tuple[str, ...]] = ("probability",)
     Parameters: ClassVar[type[StageParameters]] = SpeechParameters

@@ -107,7 +107,7 @@ class SyncStage(ModelStage[SyncParameters, ClipFaces, "SyncNet"]):
     """Backends `syncnet` (needs weights) and `embedded`; `auto` is the first that can be had."""
 
     name: ClassVar[str] = "sync"
-    version: ClassVar[int] = 3
+    version: ClassVar[int] = 4
     reads: ClassVar[tuple[str, ...]] = ("faces", "speech")
     Parameters: ClassVar[type[StageParameters]] = SyncParameters
     Record: ClassVar[type] = SyncRecord

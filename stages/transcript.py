@@ -92,7 +92,7 @@ class TranscriptStage(ModelStage[TranscriptParameters, ClipSound, "WhisperModel"
     """Backend `whisper_large_v3` (`auto`). Writes the side table `words`."""
 
     name: ClassVar[str] = "transcript"
-    version: ClassVar[int] = 2
+    version: ClassVar[int] = 3
     reads: ClassVar[tuple[str, ...]] = ("speech",)
     side_tables: ClassVar[tuple[str, ...]] = ("words",)
     Parameters: ClassVar[type[StageParameters]] = TranscriptParameters

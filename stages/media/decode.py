@@ -7,6 +7,7 @@ observers. `pictures` and `read_audio` give a clip at full size to what needs it
 from __future__ import annotations
 
 import contextlib
+import functools
 import math
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -14,6 +15,8 @@ from typing import Any
 import av
 import av.error
 import numpy as np
+from av.audio.frame import AudioFrame
+from av.audio.stream import AudioStream
 from av.container import InputContainer
 from av.packet import Packet
 from av.video.frame import VideoFrame
@@ -22,10 +25,13 @@ from manifests.errors import MediaError
 from stages.heartbeat import beat
 from stages.media.blocks import AudioBlock, Picture, SourceFormat
 from stages.media.open import open_media
-from stages.media.watches import AudioWatch, Clock, DecodedSpan, PictureWatch
+from stages.media.sample_clock import SampleClock, StreamStart
+from stages.media.watches import AudioWatch, Clock, DecodedSpan, PictureWatch, frame_time_s
 
 _SEEK_MARGIN_S = 1.0
 """How far before a stretch decoding starts: its sound may lie before its key frame in the file."""
+_START_PACKETS = 200
+"""How many packets are looked at for the start of the sound."""
 
 
 def decode_unit(
@@ -54,7 +60,7 @@ def decode_unit(
     """
     with open_media(uri) as container:
         video = container.streams[source.video_index] if source.video_index is not None else None
-        audio = container.streams[source.audio_index] if source.audio_index is not None else None
+        audio = _audio_stream(container, source)
         if video is not None:
             video.codec_context.thread_count = thread_count
             video.codec_context.thread_type = "AUTO" if thread_count > 1 else "NONE"
@@ -63,7 +69,11 @@ def decode_unit(
             if video is not None and source.modality == "video"
             else None
         )
-        ear = AudioWatch(source, start_s, end_s, on_audio) if audio is not None else None
+        ear = (
+            AudioWatch(source, start_s, end_s, on_audio, _clock(uri, audio, source, start_s))
+            if audio is not None
+            else None
+        )
         streams = [
             stream
             for stream, watcher in ((video, watch), (audio, ear))
@@ -77,6 +87,8 @@ def decode_unit(
                 ear.decode(packet)
             if all(watcher.done for watcher in (watch, ear) if watcher is not None):
                 break
+        if ear is not None:
+            ear.finish()
         if watch is not None:
             span = watch.finish()
         else:
@@ -167,18 +179,69 @@ def read_audio(uri: str, source: SourceFormat, start_s: float, end_s: float) -> 
             samples[into : into + length] = block.samples[source_from : source_from + length]
 
     with open_media(uri) as container:
-        stream = container.streams[source.audio_index]
-        ear = AudioWatch(source, start_s - 1.0 / rate_hz, end_s + 1.0 / rate_hz, place)
+        stream = _audio_stream(container, source)
+        assert stream is not None
+        clock = _clock(uri, stream, source, start_s)
+        ear = AudioWatch(source, start_s - 1.0 / rate_hz, end_s + 1.0 / rate_hz, place, clock)
         _seek(container, source, start_s)
         for packet in _packets(container, [stream]):
             ear.decode(packet)
             if ear.done:
                 break
+        ear.finish()
     return AudioBlock(first / rate_hz, rate_hz, samples)
 
 
+def _audio_stream(container: InputContainer, source: SourceFormat) -> AudioStream | None:
+    stream = None if source.audio_index is None else container.streams[source.audio_index]
+    assert stream is None or isinstance(stream, AudioStream)
+    return stream
+
+
+def _clock(uri: str, stream: AudioStream, source: SourceFormat, start_s: float) -> SampleClock:
+    """The clock of a sound stream that is decoded for a stretch from `start_s` on."""
+    assert source.audio_rate_hz and stream.time_base
+    seeks = _must_seek(start_s)
+    # Where every sample has a tick of its own, any block's time is exact.
+    is_exact = (1 / (stream.time_base * source.audio_rate_hz)).denominator == 1
+    start = _stream_start(uri, source) if seeks and not is_exact else None
+    return SampleClock(
+        source.audio_rate_hz, float(stream.time_base), start=start, from_start=not seeks
+    )
+
+
+@functools.lru_cache(maxsize=256)
+def _stream_start(uri: str, source: SourceFormat) -> StreamStart | None:
+    """How a source's sound begins; None where it begins late in the file, or without a time.
+
+    Kept, since a source is seldom decoded once: every clip asks.
+
+    Raises:
+        MediaError: the file cannot be opened.
+    """
+    with open_media(uri) as container:
+        for count, packet in enumerate(_packets(container, list(container.streams))):
+            if count > _START_PACKETS:
+                break
+            if packet.stream.index != source.audio_index:
+                continue
+            with contextlib.suppress(av.error.FFmpegError):
+                for frame in packet.decode():
+                    if isinstance(frame, AudioFrame):
+                        time_s = frame_time_s(frame, source.container_start_s)
+                        if time_s is None:
+                            return None
+                        is_whole = source.audio_codec == "vorbis"
+                        return StreamStart(time_s, frame.samples, is_whole)
+    return None
+
+
+def _must_seek(start_s: float) -> bool:
+    return math.isfinite(start_s) and start_s > _SEEK_MARGIN_S
+
+
 def _seek(container: InputContainer, source: SourceFormat, start_s: float) -> None:
-    if not math.isfinite(start_s) or start_s <= _SEEK_MARGIN_S:
+    if not _must_seek(start_s):
         return
     target = int((start_s - _SEEK_MARGIN_S + source.container_start_s) * av.time_base)
     # A container that cannot seek is read from its start; what comes too early is passed over.

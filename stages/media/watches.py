@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import av.error
@@ -19,6 +19,7 @@ from manifests.records import Span
 from stages.media.blocks import AudioBlock, Picture, SourceFormat
 from stages.media.probe import is_full_range
 from stages.media.proxy import ProxyScaler, luma_plane
+from stages.media.sample_clock import Block, SampleClock
 
 
 @dataclasses.dataclass(frozen=True)
@@ -170,7 +171,17 @@ class PictureWatch:
 
 
 class AudioWatch:
-    """Decodes audio packets of a stretch into float32 blocks of the source's rate and channels."""
+    """Decodes audio packets of a stretch into float32 blocks of the source's rate and channels.
+
+    Blocks come in order, without overlaps; where the stream has a gap there is one between blocks.
+
+    Args:
+        source: the file's format.
+        start_s: start of the stretch, or -inf.
+        end_s: its end, or inf.
+        on_audio: called with every block.
+        clock: where blocks lie.
+    """
 
     def __init__(
         self,
@@ -178,15 +189,18 @@ class AudioWatch:
         start_s: float,
         end_s: float,
         on_audio: Callable[[AudioBlock], None],
+        clock: SampleClock,
     ) -> None:
         assert source.audio_rate_hz and source.audio_channels
         self._rate_hz, self._channels = source.audio_rate_hz, source.audio_channels
         self._origin_s = source.container_start_s
-        self._span_start_s, self._span_end_s = start_s, end_s
+        self._span_start = _sample_at(start_s, self._rate_hz)
+        self._span_end = _sample_at(end_s, self._rate_hz)
         self._on_audio = on_audio
+        self._clock = clock
         self._resampler: AudioResampler | None = None
-        self._next_s: float | None = None
-        self._damage_from_s: float | None = None
+        self._damage_pending = False
+        self._heard_until: int | None = None
         self.start_s: float | None = None
         self.end_s: float | None = None
         self.damaged: list[Span] = []
@@ -197,39 +211,40 @@ class AudioWatch:
         try:
             frames = packet.decode()
         except av.error.FFmpegError:
-            self._damage_from_s = self._next_s
+            self._damage_pending = True
             return
         for frame in frames:
             if isinstance(frame, AudioFrame) and not self.done:
                 self._take(frame)
 
+    def finish(self) -> None:
+        """Pass on what is still held at the end of the stream."""
+        self._deliver(self._clock.finish())
+
     def _take(self, frame: AudioFrame) -> None:
-        if frame.pts is not None and frame.time_base:
-            start_s = float(frame.pts * frame.time_base) - self._origin_s
-        else:
-            start_s = self._next_s or 0.0
-        samples = self._samples(frame)
-        self._next_s = start_s + len(samples) / self._rate_hz
-        if self._damage_from_s is not None:
-            if start_s > self._damage_from_s:
-                self.damaged.append(Span(self._damage_from_s, start_s))
-            self._damage_from_s = None
-        if start_s >= self._span_end_s:
-            self.done = True
-            return
-        skip = 0
-        if start_s < self._span_start_s:
-            skip = round((self._span_start_s - start_s) * self._rate_hz)
-        keep = len(samples)
-        if self._next_s > self._span_end_s:
-            keep = round((self._span_end_s - start_s) * self._rate_hz)
-        if skip >= keep:
-            return
-        start_s += skip / self._rate_hz
-        block = AudioBlock(start_s, self._rate_hz, samples[skip:keep])
-        self.start_s = start_s if self.start_s is None else self.start_s
-        self.end_s = start_s + len(block.samples) / self._rate_hz
-        self._on_audio(block)
+        time_s = frame_time_s(frame, self._origin_s)
+        block = Block(time_s, self._samples(frame), self._damage_pending)
+        self._damage_pending = False
+        self._deliver(self._clock.push(block))
+
+    def _deliver(self, placed: Iterator[tuple[int, Block]]) -> None:
+        for first, block in placed:
+            end = first + len(block.samples)
+            before = self._heard_until
+            if block.after_damage and before is not None and first > before:
+                self.damaged.append(Span(before / self._rate_hz, first / self._rate_hz))
+            self._heard_until = end if before is None else max(before, end)
+            if first >= self._span_end:
+                self.done = True
+                return
+            # Of what lies before the stretch, or overlaps what has been heard, nothing is passed.
+            start = max(first, self._span_start, first if before is None else before)
+            kept = block.samples[int(start - first) : int(min(end, self._span_end) - first)]
+            if start >= end or not len(kept):
+                continue
+            self._on_audio(AudioBlock(start / self._rate_hz, self._rate_hz, kept))
+            self.start_s = start / self._rate_hz if self.start_s is None else self.start_s
+            self.end_s = (start + len(kept)) / self._rate_hz
 
     def _samples(self, frame: AudioFrame) -> npt.NDArray[np.float32]:
         same = frame.sample_rate == self._rate_hz and frame.layout.nb_channels == self._channels
@@ -241,6 +256,17 @@ class AudioWatch:
             parts = [_float_samples(part) for part in self._resampler.resample(frame)]
             return np.concatenate(parts) if parts else np.zeros((0, self._channels), np.float32)
         return _float_samples(frame)
+
+
+def frame_time_s(frame: AudioFrame, origin_s: float) -> float | None:
+    """A block's presentation time in source time, None if it has none."""
+    if frame.pts is None or not frame.time_base:
+        return None
+    return float(frame.pts * frame.time_base) - origin_s
+
+
+def _sample_at(time_s: float, rate_hz: int) -> float:
+    return round(time_s * rate_hz) if math.isfinite(time_s) else time_s
 
 
 _FULL_SCALE = {"u8": 128.0, "s16": 32768.0, "s32": 2147483648.0, "s64": 9223372036854775808.0}
