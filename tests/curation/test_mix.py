@@ -28,7 +28,8 @@ def configuration(*assignments: str) -> JobConfiguration:
         "quickstart",
         None,
         [
-            "clip.frames=6", "gates.not_static=", "gates.sync=", "gates.sound=",
+            "clip.frames=6", "gates.not_static=", "gates.not_frozen=", "gates.sync_offset=",
+            "gates.sync_confidence=", "gates.has_sound=", "gates.volume=",
             "stages.faces.enabled=false", "stages.sync.enabled=false", f"mix.by={BY}",
             *assignments,
         ],
