@@ -265,6 +265,19 @@ def test_what_the_readme_selects_packs_no_clip_without_sound(tmp_path: Path) -> 
     ]
 
 
+def test_a_gate_that_speaks_of_another_backend_than_the_jobs_is_told(tmp_path: Path) -> None:
+    (tmp_path / "empty.mp4").write_bytes(b"")
+    finished = twinreel(
+        "curate", tmp_path / "empty.mp4", "--out", tmp_path / "out", "--phase", "select", "--set",
+        "stages.sync.backend=embedded", "--set",
+        "gates.sync_offset={sql: abs(sync.offset_frames) <= 1, backends: {sync: [syncnet]}}",
+    )  # fmt: skip
+    assert finished.code == 0, finished.err
+    assert "The gate 'sync_offset' speaks of sync by syncnet" in finished.out
+    assert "measures it by embedded" in finished.out
+    assert "'sync_confidence'" not in finished.out
+
+
 def test_a_job_of_an_earlier_version_has_its_gates_split(tmp_path: Path) -> None:
     """Old name or new, a tightened threshold lets no clip without sound through."""
     raw, out = tmp_path / "raw", tmp_path / "out"
