@@ -11,7 +11,7 @@ from curation.job import Job
 from curation.measured import rows_of
 from manifests.decide import decide
 from manifests.errors import UsageError
-from manifests.gates import gates_without
+from manifests.gates import Gate, gates_without
 from manifests.mix import choose
 from manifests.records import MixRow
 
@@ -30,10 +30,10 @@ def annotate(job: Job) -> None:
         return
     with job.connect() as connection:
         competing = _competing(connection, job.configuration)
-    groups = {row["clip_id"]: row["mix_group"] for row in competing}
+    groups: dict[str, str | None] = {row["clip_id"]: row["mix_group"] for row in competing}
     before = {row["clip_id"]: (row["group"], row["chosen"]) for row in competing}
     chosen = choose(
-        groups,
+        {clip_id: group for clip_id, group in groups.items() if group is not None},
         mix.shares,
         clips=mix.clips,
         seed=mix.seed,
@@ -50,18 +50,24 @@ def annotate(job: Job) -> None:
 def _competing(
     connection: duckdb.DuckDBPyConnection, configuration: JobConfiguration
 ) -> list[dict[str, Any]]:
-    """Clips that everything else keeps, with their group and the place they had."""
+    """Clips that everything else keeps, with their group and the place they had.
+
+    A clip whose group can never be known is among them, with none; one that still waits for it is
+    not.
+    """
     gates = gates_without(connection, configuration.gate_list(), KNOWN_LATER)
+    grouping = Gate("mix.by", f"CASE WHEN ({configuration.mix.by}\n) IS NOT NULL THEN true END")
     connection.register("verdicts", decide(connection, gates))
     try:
+        connection.register("groupings", decide(connection, [grouping]))
         return rows_of(
             connection,
             f"""SELECT d.clip_id, ({configuration.mix.by}\n)::VARCHAR AS mix_group,
                 d.mix."group" AS "group", d.mix.chosen AS chosen
-            FROM dataset d JOIN verdicts v USING (clip_id)
-            WHERE v.state = 'keep' AND mix_group IS NOT NULL ORDER BY d.clip_id""",
+            FROM dataset d JOIN verdicts v USING (clip_id) JOIN groupings g USING (clip_id)
+            WHERE v.state = 'keep' AND g.state <> 'pending' ORDER BY d.clip_id""",
         )
-    except duckdb.Error as error:
+    except (duckdb.Error, UsageError) as error:
         raise UsageError(
             "mix_unreadable",
             f"The group of a clip cannot be worked out ({str(error).splitlines()[0][:200]}).",
@@ -70,3 +76,4 @@ def _competing(
         ) from error
     finally:
         connection.unregister("verdicts")
+        connection.unregister("groupings")

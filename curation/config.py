@@ -13,6 +13,7 @@ import yaml
 from curation.captions.answer import CaptionForm
 from curation.captions.prompt import prompts_fingerprint
 from curation.captions.settings import EndpointSettings, VllmSettings
+from curation.gate_settings import check_removals, with_what_stays
 from manifests.errors import UsageError
 from manifests.fingerprint import fingerprint
 from manifests.gates import Gate
@@ -279,12 +280,13 @@ def load_configuration(
     Args:
         preset: a preset's name; None for the file's own choice, then `quickstart`.
         file: YAML, same keys as the configuration.
-        assignments: `dotted.key=value`; the value is YAML. An empty value removes a gate.
+        assignments: `dotted.key=value`; the value is YAML. An empty value removes a gate; an
+            expression alone keeps the gate's backends.
         base: a whole configuration to start from instead of a preset (that of an earlier job).
 
     Raises:
         UsageError: `unknown_preset`, `configuration_unreadable`, `unknown_setting` (names the
-            nearest right one) or `bad_setting`.
+            nearest right one), `unknown_gate` (one that is removed is not there) or `bad_setting`.
     """
     overlay = read_settings(file) if file is not None else {}
     if base is not None and preset is None:
@@ -292,13 +294,21 @@ def load_configuration(
     else:
         name = preset or overlay.get("preset", "quickstart")
         values = {**_read_preset(str(name)), "preset": name}
-    values = merge(values, overlay, whole=_is_gate)
+    again = base is not None and preset is None
+    values = _over(values, overlay, again=again)
     if preset is not None:
         values["preset"] = preset
     for assignment in assignments:
         given = parse_assignment(assignment, text_keys=("gates",))
-        values = merge(values, given, whole=_is_gate)
+        values = _over(values, given, again=again)
     return validate(JobConfiguration, _with_samples_as_long_as_clips(values))
+
+
+def _over(below: Mapping[str, Any], above: Mapping[str, Any], *, again: bool) -> dict[str, Any]:
+    """Settings over others; `again`: they may have been applied to these before."""
+    gates = below.get("gates")
+    check_removals(above, gates if isinstance(gates, Mapping) else (), again=again)
+    return merge(below, with_what_stays(above, below), whole=_is_gate)
 
 
 def _with_samples_as_long_as_clips(values: Mapping[str, Any]) -> dict[str, Any]:
@@ -330,5 +340,5 @@ def _read_preset(name: str) -> dict[str, Any]:
 
 
 def _is_gate(below: Mapping[str, Any], above: Mapping[str, Any]) -> bool:
-    """A gate is replaced whole: a new threshold must not inherit the old one's backends."""
+    """A gate that is given as a mapping replaces the one beneath whole."""
     return "sql" in below

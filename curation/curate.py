@@ -13,6 +13,7 @@ from curation.annotate import annotate
 from curation.caption import caption, decides
 from curation.config import JobConfiguration
 from curation.engine import Engine
+from curation.gate_settings import SPLIT_NAMES
 from curation.inputs import list_inputs
 from curation.job import Job, open_store, read_job_file, write_job_file
 from curation.measure import measure, unit_tasks
@@ -192,8 +193,28 @@ def _close(job: Job, skipped: int, *, render_previews: bool) -> Summary:
     write_job_report(job, render_previews=render_previews)
     with job.connect() as connection:
         state = funnel(connection)
-        notes = [*job.notes, *_notes(job, connection)]
+        notes = [*job.notes, *_gate_notes(job), *_notes(job, connection)]
     return Summary(job.decoded_units, job.decoded_clips, job.rows_written, skipped, notes, state)
+
+
+def _gate_notes(job: Job) -> Iterator[str]:
+    """Gates that do something else than whoever set them may think."""
+    stages = {**job.resolved.signal_stages, **job.resolved.clip_stages}
+    for name, gate in sorted(job.configuration.gates.items()):
+        for stage, backends in (gate.backends or {}).items():
+            if stage in stages and stages[stage].backend.name not in backends:
+                yield (
+                    f"The gate '{name}' speaks of {stage} by {' or '.join(backends) or 'nobody'},"
+                    f" this job measures it by {stages[stage].backend.name}: such clips are"
+                    f' pending. Give both, as in --set \'gates.{name}={{sql: "{gate.sql}",'
+                    f" backends: {{{stage}: [{stages[stage].backend.name}]}}}}'."
+                )
+        now = [part for part in SPLIT_NAMES.get(name, ()) if part in job.configuration.gates]
+        if now:
+            yield (
+                f"The gate '{name}' is one of your own: the preset's are {' and '.join(now)} now,"
+                " and hold beside it."
+            )
 
 
 def _notes(job: Job, connection: Any) -> list[str]:  # noqa: ANN401 - DuckDB's connection

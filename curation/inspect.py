@@ -99,9 +99,10 @@ def funnel_lines(state: Funnel, *, distributions: bool) -> Iterator[str]:
             share = amount.seconds / state.clips.seconds if state.clips.seconds else 0.0
             yield f"  {name:<10}{amount.count:>5}   {_time(amount.seconds)} ({share:.0%})"
         if name == "rejected":
+            width = max([18, *(len(gate.gate) + 1 for gate in state.rejected_by)])
             for gate in state.rejected_by:
                 alone = f"{gate.alone.count} by it alone"
-                yield f"    {gate.gate:<18}{gate.together.count:>5}   {alone}"
+                yield f"    {gate.gate:<{width}}{gate.together.count:>5}   {alone}"
         if name == "pending":
             for cause in state.pending_on:
                 yield f"    {cause.name:<18}{cause.clips.count:>5}"

@@ -13,6 +13,7 @@ import yaml
 
 from curation.config import JobConfiguration
 from curation.engine import Engine
+from curation.gate_settings import split_gates
 from curation.resolve import Remembered, Resolved, remember
 from manifests.errors import StorageError, TwinreelError, UsageError
 from manifests.lease import Lease
@@ -149,7 +150,7 @@ def read_job_file(out: str) -> JobFile:
     try:
         content = yaml.safe_load(open_storage(out, create=False).read(JOB_FILE))
         return JobFile(
-            validate(JobConfiguration, content["configuration"]),
+            validate(JobConfiguration, _of_this_version(content["configuration"])),
             content["inputs"],
             _remembered(content["resolved"]) if "resolved" in content else None,
         )
@@ -170,6 +171,11 @@ def read_job_file(out: str) -> JobFile:
             subject=out,
             remedy="Give the folder that was --out of `twinreel curate`.",
         ) from error
+
+
+def _of_this_version(configuration: Mapping[str, Any]) -> dict[str, Any]:
+    """A job's configuration with its gates under the names that presets now give them."""
+    return {**configuration, "gates": split_gates(configuration.get("gates", {}))}
 
 
 def _remembered(resolved: Mapping[str, Any]) -> Remembered:

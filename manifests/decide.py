@@ -1,17 +1,28 @@
 """Gates as queries: every clip of `dataset` is kept, rejected or pending, in one pass of SQL.
 
-A gate is one scalar expression over the columns of `dataset`, true for clips to keep.
+A gate is one scalar expression over the columns of `dataset`, true for clips to keep. The first row
+that fits decides:
 
 | the expression says | and the structs it reads | then the clip |
 |---|---|---|
 | true | | passes |
 | false | | is rejected by `<gate>` |
 | null | one has failed for good | is rejected by `<gate>:failed` |
-| null | one is missing | is pending on that stage; passes with `unmeasured: pass` |
+| null | one is missing | is pending on that struct; passes with `unmeasured: pass` |
 | null | one is not applicable | passes |
-| null | all are measured | is pending on `<gate>`: the value itself is missing |
+| null | all are there, or it reads none | is rejected by `<gate>:no_value` |
 
-A failure that the next run tries again counts as missing.
+The structs are those of stages, `caption` (missing before the phase `caption`) and `mix` (missing
+until the clip competes for a place; if no mix is asked for it is a plain column). What
+`caption.verified` says of the transcript or of the tagger is missing while these are. A failure
+that the next run tries again counts as missing.
+
+The last row is what was measured and has no value (the bandwidth of silence), and a plain column
+that is null (the licence of a source that came without one, the width of a sound): no later
+measurement gives it. An expression that deals with null itself (IS NULL, coalesce) is never null.
+
+What ANDs join is decided part by part, as if each were a gate: what one part rejects is rejected,
+and only what none rejects can be pending. So a further condition never brings a clip back.
 
 A gate that names the backends its threshold speaks of takes what another backend measured for
 missing, whatever the expression says of it.
@@ -19,7 +30,7 @@ missing, whatever the expression says of it.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 import duckdb
 import pyarrow as pa
@@ -31,6 +42,8 @@ from manifests.view import query_table, quote_name, quote_text
 
 FAILED_SUFFIX = ":failed"
 """Ends the name of a gate that rejects because what it reads could not be measured."""
+NO_VALUE_SUFFIX = ":no_value"
+"""Ends the name of a gate that rejects because what it reads is there and has no value."""
 
 
 def decide(connection: duckdb.DuckDBPyConnection, gates: Sequence[Gate]) -> pa.Table:
@@ -72,17 +85,16 @@ def changed(connection: duckdb.DuckDBPyConnection, decisions: pa.Table) -> pa.Ta
 
 
 def _decision_sql(rules: Sequence[Rule], policy: str) -> str:
-    stages = sorted({stage for rule in rules for stage in rule.stages})
     inner = ["clip_id"]
-    inner += [f"({rule.expression}\n) AS verdict_{index}" for index, rule in enumerate(rules)]
-    for stage in stages:
-        name = quote_name(stage)
-        # What a later run tries again is missing, as if it had not been tried.
-        inner.append(
-            f"CASE WHEN NOT coalesce({name}.error.retryable, false) THEN {name}.status END"
-            f" AS {quote_name('status_' + stage)}"
-        )
-        inner.append(f"{name}.backend AS {quote_name('backend_' + stage)}")
+    for index, rule in enumerate(rules):
+        inner += [
+            f"({condition.expression}\n)::BOOLEAN AS {_verdict(index, part)}"
+            for part, condition in enumerate(rule.conditions)
+        ]
+    for struct in sorted({struct for rule in rules for struct in rule.structs}):
+        inner.append(f"{_status_sql(struct)} AS {_status(struct)}")
+    for stage in sorted({stage for rule in rules for stage in rule.gate.backends or {}}):
+        inner.append(f"{quote_name(stage)}.backend AS {_backend(stage)}")
     rejections = [_rejection(index, rule) for index, rule in enumerate(rules)]
     waits = [wait for index, rule in enumerate(rules) for wait in _waits(index, rule)]
     return f"""
@@ -97,6 +109,27 @@ def _decision_sql(rules: Sequence[Rule], policy: str) -> str:
         ) ORDER BY clip_id"""
 
 
+def _status_sql(struct: str) -> str:
+    """A struct's status; null while it is missing."""
+    name = quote_name(struct)
+    if struct == "mix":
+        return f"CASE WHEN {name} IS NOT NULL THEN 'ok' END"
+    # What a later run tries again is missing, as if it had not been tried.
+    return f"CASE WHEN NOT coalesce({name}.error.retryable, false) THEN {name}.status END"
+
+
+def _verdict(index: int, part: int) -> str:
+    return f"verdict_{index}_{part}"
+
+
+def _status(struct: str) -> str:
+    return quote_name("status_" + struct)
+
+
+def _backend(stage: str) -> str:
+    return quote_name("backend_" + stage)
+
+
 def _sorted_names(candidates: Sequence[str]) -> str:
     """The names that are not null, each once, sorted."""
     if not candidates:
@@ -106,37 +139,56 @@ def _sorted_names(candidates: Sequence[str]) -> str:
 
 def _rejection(index: int, rule: Rule) -> str:
     """The name under which the gate rejects a clip, or null."""
-    verdict = f"verdict_{index}"
+    verdicts = [_verdict(index, part) for part in range(len(rule.conditions))]
+    nulls = [
+        (f"{verdict} IS NULL", condition.structs)
+        for verdict, condition in zip(verdicts, rule.conditions, strict=True)
+    ]
+    refused = _any(f"NOT {verdict}" for verdict in verdicts)
+    failed = _any(f"({null} AND {_any_failed(structs)})" for null, structs in nulls)
+    no_value = _any(
+        f"({null} AND NOT {_any(f'{_status(name)} IS NULL' for name in structs)}"
+        f" AND NOT {_any(_is(name, 'not_applicable') for name in structs)})"
+        for null, structs in nulls
+    )
     name = rule.gate.name
-    failed = " OR ".join(f"{quote_name('status_' + stage)} = 'failed'" for stage in rule.stages)
-    foreign = " OR ".join(_foreign(rule, stage) for stage in rule.gate.backends or {})
     return (
-        f"CASE WHEN {foreign or 'false'} THEN NULL"
-        f" WHEN NOT {verdict} THEN {quote_text(name)}"
-        f" WHEN {verdict} IS NULL AND ({failed or 'false'})"
-        f" THEN {quote_text(name + FAILED_SUFFIX)} END"
+        f"CASE WHEN {_any(_foreign(rule, stage) for stage in rule.gate.backends or {})} THEN NULL"
+        f" WHEN {refused} THEN {quote_text(name)}"
+        f" WHEN {failed} THEN {quote_text(name + FAILED_SUFFIX)}"
+        f" WHEN {no_value} THEN {quote_text(name + NO_VALUE_SUFFIX)} END"
     )
 
 
 def _waits(index: int, rule: Rule) -> list[str]:
-    """What the gate makes a clip wait for: one name or null per cause."""
-    verdict = f"verdict_{index}"
-    statuses = {stage: quote_name("status_" + stage) for stage in rule.stages}
-    settled = " OR ".join(
-        f"coalesce({status} IN ('failed', 'not_applicable'), true)" for status in statuses.values()
-    )
-    foreign = " OR ".join(_foreign(rule, stage) for stage in rule.gate.backends or {}) or "false"
-    waits = [
-        f"CASE WHEN {verdict} IS NULL AND NOT ({settled or 'false'}) AND NOT ({foreign})"
-        f" THEN {quote_text(rule.gate.name)} END"
-    ]
+    """What the gate makes a clip wait for: one name or null per struct."""
     if rule.gate.unmeasured == "pass":
-        return waits
-    failed = " OR ".join(f"coalesce({status} = 'failed', false)" for status in statuses.values())
-    for stage, status in statuses.items():
-        missing = f"({verdict} IS NULL AND {status} IS NULL AND NOT ({failed}))"
-        waits.append(f"CASE WHEN {missing} OR {_foreign(rule, stage)} THEN {quote_text(stage)} END")
+        return []
+    rejected = f"({_rejection(index, rule)}) IS NOT NULL"
+    waits = []
+    for struct in rule.structs:
+        missing = _any(
+            f"({_verdict(index, part)} IS NULL AND {_status(struct)} IS NULL)"
+            for part, condition in enumerate(rule.conditions)
+            if struct in condition.structs
+        )
+        waits.append(
+            f"CASE WHEN {rejected} THEN NULL"
+            f" WHEN {missing} OR {_foreign(rule, struct)} THEN {quote_text(struct)} END"
+        )
     return waits
+
+
+def _any(conditions: Iterable[str]) -> str:
+    return f"({' OR '.join(conditions) or 'false'})"
+
+
+def _is(struct: str, status: str) -> str:
+    return f"coalesce({_status(struct)} = {quote_text(status)}, false)"
+
+
+def _any_failed(structs: Iterable[str]) -> str:
+    return _any(_is(struct, "failed") for struct in structs)
 
 
 def _foreign(rule: Rule, stage: str) -> str:
@@ -145,7 +197,4 @@ def _foreign(rule: Rule, stage: str) -> str:
     if backends is None:
         return "false"
     listed = ", ".join(quote_text(name) for name in backends) or "NULL"
-    return (
-        f"coalesce({quote_name('status_' + stage)} = 'ok'"
-        f" AND coalesce({quote_name('backend_' + stage)} NOT IN ({listed}), true), false)"
-    )
+    return f"({_is(stage, 'ok')} AND coalesce({_backend(stage)} NOT IN ({listed}), true))"

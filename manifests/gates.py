@@ -17,13 +17,21 @@ import pyarrow as pa
 
 from manifests.errors import UsageError
 from manifests.fingerprint import fingerprint
-from manifests.view import query_table, quote_name, stage_names
+from manifests.view import filled_later, query_table, quote_name, stage_names
 
 VIEW = "dataset"
 """The view that gates read."""
 
-_POLICY_VERSION = 1
+_POLICY_VERSION = 2
 _OUTCOME_COLUMNS = ("state", "rejected_by", "pending_on")
+_VERIFIED_AGAINST = {
+    "word_error_rate": "transcript",
+    "spoken_words": "transcript",
+    "invented_words": "transcript",
+    "missed_words": "transcript",
+    "audio_agrees": "audio_class",
+}
+"""The stage that a field of `caption.verified` comes from, and comes with if that is late."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -54,12 +62,28 @@ class Threshold:
 
 
 @dataclasses.dataclass(frozen=True)
+class Condition:
+    """A part of a gate that ANDs join, or all of it, with the structs that it waits for.
+
+    `structs` are those of stages, and `caption` and `mix`, which later phases fill in.
+    """
+
+    expression: str
+    structs: list[str]
+
+
+@dataclasses.dataclass(frozen=True)
 class Rule:
-    """A gate that was found good: its expression, and the stages whose structs it reads."""
+    """A gate that was found good, ready to run: its conditions, all of which a clip has to meet."""
 
     gate: Gate
-    expression: str
-    stages: list[str]
+    conditions: list[Condition]
+
+    @property
+    def structs(self) -> list[str]:
+        """The structs that it waits for, sorted."""
+        read = {struct for condition in self.conditions for struct in condition.structs}
+        return sorted(read | set(self.gate.backends or {}))
 
 
 def policy_fingerprint(gates: Sequence[Gate]) -> str:
@@ -137,11 +161,15 @@ def rules_of(connection: duckdb.DuckDBPyConnection, gates: Sequence[Gate]) -> li
 
 @dataclasses.dataclass(frozen=True)
 class _Columns:
-    """The columns of `dataset`: by lower-case name their type, and which of them are stages."""
+    """The columns of `dataset`: their types, their names by lower-case name, and which are what.
+
+    `stages` are stages' structs, `later` those that later phases fill in.
+    """
 
     types: dict[str, pa.DataType]
     names: dict[str, str]
     stages: list[str]
+    later: list[str]
 
     def dotted(self) -> list[str]:
         """Every name that a gate may say."""
@@ -159,6 +187,7 @@ def _dataset_columns(connection: duckdb.DuckDBPyConnection) -> _Columns:
         {field.name: field.type for field in schema},
         {field.name.lower(): field.name for field in schema},
         stage_names(connection),
+        filled_later(connection),
     )
 
 
@@ -166,22 +195,55 @@ def _analyse(gate: Gate, connection: duckdb.DuckDBPyConnection, columns: _Column
     """The gate ready to run; None if it passes everything, since its stage is not measured here."""
     tree = _parse(gate, connection, columns)
     _refuse_what_is_not_scalar(gate, tree, connection)
-    stages: set[str] = set()
     for path in _column_paths(tree, frozenset()):
-        column = _resolve(gate, path, columns)
-        if column is None:
+        if _resolve(gate, path, columns) is None:
             return None
-        if column in columns.stages:
-            stages.add(column)
     for stage in gate.backends or {}:
         if stage not in columns.stages:
             if gate.unmeasured == "pass":
                 return None
             raise _unknown_column(gate, stage, columns.stages)
-        stages.add(stage)
-    expression = _quoted(gate.sql, columns)
-    _check_type(gate, expression, connection)
-    return Rule(gate, expression, sorted(stages))
+    _check_type(gate, _quoted(gate.sql, columns), connection)
+    conditions = [
+        Condition(
+            _sql_of(part, connection) if part is not tree["child"] else _quoted(gate.sql, columns),
+            _structs_read(part, columns),
+        )
+        for part in _joined_by_and(tree["child"])
+    ]
+    return Rule(gate, conditions)
+
+
+def _joined_by_and(tree: Mapping[str, Any]) -> Iterator[Mapping[str, Any]]:
+    """The parts of a conjunction, or the expression itself if it is none."""
+    if tree["type"] == "CONJUNCTION_AND":
+        for child in tree["children"]:
+            yield from _joined_by_and(child)
+    else:
+        yield tree
+
+
+def _sql_of(part: Mapping[str, Any], connection: duckdb.DuckDBPyConnection) -> str:
+    """A part of a syntax tree as SQL again."""
+    rows = connection.execute("SELECT json_serialize_sql('SELECT 0')").fetchall()
+    statement = json.loads(rows[0][0])
+    statement["statements"][0]["node"]["select_list"] = [part]
+    rows = connection.execute(
+        "SELECT json_deserialize_sql(?::JSON)", [json.dumps(statement)]
+    ).fetchall()
+    return str(rows[0][0]).removeprefix("SELECT ")
+
+
+def _structs_read(part: Mapping[str, Any], columns: _Columns) -> list[str]:
+    """The structs that an expression waits for, sorted."""
+    found = set()
+    for path in _column_paths(part, frozenset()):
+        name = columns.names[path[0].lower()]
+        if name in columns.stages or name in columns.later:
+            found.add(name)
+        if name == "caption" and len(path) > 2 and path[1].lower() == "verified":
+            found |= {_VERIFIED_AGAINST.get(path[2].lower(), "")} & set(columns.stages)
+    return sorted(found)
 
 
 def _parse(gate: Gate, connection: duckdb.DuckDBPyConnection, columns: _Columns) -> dict[str, Any]:

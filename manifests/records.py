@@ -203,11 +203,12 @@ class DecisionRow:
 class MixRow:
     """A clip's part in the mix: its group, and whether the group's quota has room for it.
 
+    `group` is None where what it is told by has no value; such a clip has no place.
     `fingerprint` is of the target shares and of the gates that say which clips compete.
     """
 
     clip_id: str
-    group: str
+    group: str | None
     chosen: bool
     fingerprint: str
 

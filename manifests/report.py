@@ -13,6 +13,7 @@ from typing import Literal
 import duckdb
 import jinja2
 
+from manifests.decide import FAILED_SUFFIX, NO_VALUE_SUFFIX
 from manifests.funnel import Amount, Distribution, Funnel, funnel
 from manifests.gates import Gate, Threshold, thresholds
 from manifests.store import Store
@@ -138,10 +139,11 @@ def _parts(state: Funnel) -> list[_Part]:
 
 @dataclasses.dataclass(frozen=True)
 class _GateLine:
-    """A gate's row in the table: its rule and what it takes away."""
+    """A gate's row in the table: its rule or what else it rejects for, and what it takes away."""
 
     name: str
     sql: str
+    reason: str
     together: Amount
     alone: Amount
     share: float
@@ -158,9 +160,22 @@ def _gate_lines(state: Funnel, gates: Sequence[Gate]) -> list[_GateLine]:
         together = count.together if count else nothing
         alone = count.alone if count else nothing
         lines.append(
-            _GateLine(name, rules.get(name, ""), together, alone, together.seconds / total)
+            _GateLine(
+                name, rules.get(name, ""), _reason(name), together, alone, together.seconds / total
+            )
         )
     return lines
+
+
+def _reason(name: str) -> str:
+    """Why a gate rejects under a name with a suffix; empty for its own name."""
+    for suffix, reason in (
+        (FAILED_SUFFIX, "what it reads could not be measured"),
+        (NO_VALUE_SUFFIX, "what it reads has no value"),
+    ):
+        if name.endswith(suffix):
+            return f"{name.removesuffix(suffix)}: {reason}"
+    return ""
 
 
 @dataclasses.dataclass(frozen=True)

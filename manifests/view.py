@@ -110,6 +110,12 @@ def stage_names(connection: duckdb.DuckDBPyConnection) -> list[str]:
     return [row[0] for row in rows]
 
 
+def filled_later(connection: duckdb.DuckDBPyConnection) -> list[str]:
+    """The structs of `dataset` that phases after the first decision fill in under the selection."""
+    rows = connection.execute("SELECT name FROM keyed.filled_later ORDER BY name").fetchall()
+    return [row[0] for row in rows]
+
+
 def readable_files(connection: duckdb.DuckDBPyConnection) -> list[str]:
     """The Parquet files that the connection's views read."""
     rows = connection.execute("SELECT path FROM keyed.view_files ORDER BY path").fetchall()
@@ -165,6 +171,8 @@ class _Views:
             self._create_dataset()
         self._note("view_files", "path", self._readable)
         self._note("stage_fingerprints", "stage", sorted(self._stages))
+        mix = ["mix"] if self._selection.mix is not None else []
+        self._note("filled_later", "name", ["caption", *mix])
 
     def _run(self, sql: str) -> duckdb.DuckDBPyConnection:
         return self._connection.execute(sql)

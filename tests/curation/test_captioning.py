@@ -47,7 +47,9 @@ def arguments(source: Path, out: Path, server: ScriptedServer, *more: str) -> li
     return [
         "curate", source, "--out", out, "--set", "clip.frames=6", "--set", "gates={}",
         "--set", "gates.length=window <> 'remainder'", "--set", "gates.not_static=",
-        "--set", "gates.sync=", "--set", "gates.sound=", "--set", "caption.stills=2",
+        "--set", "gates.not_frozen=", "--set", "gates.sync_offset=",
+        "--set", "gates.sync_confidence=", "--set", "gates.has_sound=",
+        "--set", "gates.volume=", "--set", "caption.stills=2",
         "--set", "caption.backend=endpoint", "--set", "caption.endpoint.model=made-up",
         "--set", f"caption.endpoint.base_url={server.base_url}",
         "--set", "caption.endpoint.backoff_s=0.01", *more,

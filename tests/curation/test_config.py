@@ -28,7 +28,7 @@ def test_presets_load(name: str) -> None:
     assert name in preset_names()
     configuration = load_configuration(name, None, [])
     assert configuration.preset == name
-    assert {"length", "sync"} <= set(configuration.gates)
+    assert {"length", "sync_offset", "sync_confidence"} <= set(configuration.gates)
 
 
 def test_the_default_preset_needs_no_weights() -> None:
@@ -61,18 +61,20 @@ def test_the_last_assignment_wins() -> None:
 
 
 def test_an_empty_value_removes_a_gate(file: Path) -> None:
-    file.write_text("gates: {sound: null, loud: 'loudness.mean_volume_db > -30'}\n")
-    gates = load_configuration(None, file, ["gates.sync="]).gates
-    assert not {"sound", "sync"} & set(gates)
+    file.write_text("gates: {volume: null, loud: 'loudness.mean_volume_db > -30'}\n")
+    gates = load_configuration(None, file, ["gates.sync_offset="]).gates
+    assert not {"volume", "sync_offset"} & set(gates)
     assert {"loud", "length"} <= set(gates)
 
 
-def test_a_gate_is_replaced_whole(file: Path) -> None:
-    assert load_configuration(None, None, []).gates["sync"].backends == {"sync": ["embedded"]}
-    by_assignment = load_configuration(None, None, ["gates.sync=sync.confidence > 2"]).gates["sync"]
-    assert (by_assignment.sql, by_assignment.backends) == ("sync.confidence > 2", None)
-    file.write_text("gates:\n  sync: {sql: 'sync.confidence > 2', unmeasured: pass}\n")
-    by_file = load_configuration(None, file, []).gates["sync"]
+def test_a_mapping_replaces_a_gate_whole_and_an_expression_its_expression(file: Path) -> None:
+    name = "sync_confidence"
+    assert load_configuration(None, None, []).gates[name].backends == {"sync": ["embedded"]}
+    by_assignment = load_configuration(None, None, [f"gates.{name}=sync.confidence > 2"]).gates
+    assert by_assignment[name].sql == "sync.confidence > 2"
+    assert by_assignment[name].backends == {"sync": ["embedded"]}
+    file.write_text(f"gates:\n  {name}: {{sql: 'sync.confidence > 2', unmeasured: pass}}\n")
+    by_file = load_configuration(None, file, []).gates[name]
     assert (by_file.backends, by_file.unmeasured) == (None, "pass")
 
 

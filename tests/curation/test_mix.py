@@ -28,7 +28,8 @@ def configuration(*assignments: str) -> JobConfiguration:
         "quickstart",
         None,
         [
-            "clip.frames=6", "gates.not_static=", "gates.sync=", "gates.sound=",
+            "clip.frames=6", "gates.not_static=", "gates.not_frozen=", "gates.sync_offset=",
+            "gates.sync_confidence=", "gates.has_sound=", "gates.volume=",
             "stages.faces.enabled=false", "stages.sync.enabled=false", f"mix.by={BY}",
             *assignments,
         ],
@@ -114,6 +115,20 @@ def test_a_number_of_clips_is_kept_to(tmp_path: Path) -> None:
     found = kept(out)
     assert len(found["wide"]) == 10
     assert 3 <= len(found["tall"]) <= 4
+
+
+def test_a_clip_whose_group_cannot_be_told_has_no_place_and_does_not_wait(tmp_path: Path) -> None:
+    raw, out = tmp_path / "raw", tmp_path / "out"
+    render(raw, "wide", WIDE, 2.0)
+    by = "mix.by=CASE WHEN start_s < 1.0 THEN licence ELSE 'late' END"
+    curate(raw, out, by, "mix.shares={late: 1.0}")
+    sql = "SELECT DISTINCT start_s >= 1.0 AS late, state, rejected_by, pending_on FROM dataset"
+    found = inspect_sql(str(out), f"{sql} WHERE \"window\" = 'full' ORDER BY late").to_pylist()
+    assert [tuple(row.values()) for row in found] == [
+        (False, "reject", ["mix"], []),
+        (True, "keep", [], []),
+    ]
+    assert run_select(str(out), configuration(by, "mix.shares={late: 1.0}")).rows_written == 0
 
 
 def test_wrong_mixes_are_usage_errors(tmp_path: Path) -> None:

@@ -24,8 +24,8 @@ from tests.voices import say
 FAST = VideoFormat(options={"preset": "ultrafast"})
 LOOSE = (
     "--set", "gates.area=", "--set", "gates.aesthetic=aesthetic.mean > -1000",
-    "--set", "gates.not_static=motion.score_px_s >= 0",
-    "--set", "gates.sync=sync.confidence > -1000",
+    "--set", "gates.not_static=motion.score_px_s >= 0", "--set", "gates.not_frozen=",
+    "--set", "gates.sync_offset=", "--set", "gates.sync_confidence=sync.confidence > -1000",
     "--set", "stages.motion.backend=raft_small", "--set", "pack.area_px=16384",
     "--set", "stages.sync.min_side_px=40",
 )  # fmt: skip
@@ -226,7 +226,8 @@ def test_sound_alone_is_transcribed_and_described_whatever_it_is(
     with ScriptedServer(well_formed) as server:
         finished = twinreel_process(
             "curate", raw, "--out", out, "--preset", "ovi-audio",
-            "--set", "gates.length=", "--set", "gates.mean_volume=", "--set", "clip.min_frames=2",
+            "--set", "gates.length=", "--set", "gates.has_sound=", "--set", "gates.volume=",
+            "--set", "clip.min_frames=2",
             "--set", f"caption.endpoint.base_url={server.base_url}",
             "--set", "caption.endpoint.model=made-up",
             environment=environment,

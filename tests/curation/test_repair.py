@@ -32,7 +32,7 @@ def configuration(*assignments: str) -> JobConfiguration:
             "pack.area_px=147456",
             "pack.preset=ultrafast",
             "stages.sync.backend=embedded",
-            "gates.sync=abs(sync.offset_frames) <= 15 AND sync.confidence >= 3.0",
+            "gates.sync_offset=abs(sync.offset_frames) <= 15",
             *assignments,
         ],
     )

@@ -56,7 +56,7 @@ def curate(raw: Path) -> Finished:
     settings = (
         "clip.min_frames=2", "stages.audio_class.enabled=true",
         "stages.audio_class.backend=made_up_tagger:Tagger",
-        "gates.modality=", "gates.length=", "gates.sync=",
+        "gates.modality=", "gates.length=", "gates.sync_offset=", "gates.sync_confidence=",
         "gates.class=audio_class.kind = 'speech'",
     )  # fmt: skip
     folder = raw.parent

@@ -104,7 +104,7 @@ def test_what_has_no_sound_is_recorded_not_lost(pretraining: tuple[Path, Summary
         ("mute.mp4", "no_audio")
     ]
     silent = rows(pretraining[0], "SELECT rejected_by FROM dataset WHERE uri LIKE '%silent.wav'")
-    assert [row["rejected_by"] for row in silent] == [["mean_volume"]]
+    assert [row["rejected_by"] for row in silent] == [["volume"]]
     blip = rows(pretraining[0], "SELECT state, \"window\" FROM dataset WHERE uri LIKE '%blip.wav'")
     assert blip == [{"state": "reject", "window": "remainder"}]
 

@@ -3,13 +3,16 @@ from __future__ import annotations
 import time
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import pyarrow as pa
 import pytest
 
+from manifests import gates as gates_module
 from manifests.decide import changed, decide
 from manifests.errors import UsageError
 from manifests.gates import Gate, Threshold, policy_fingerprint, thresholds, validate
+from manifests.records import CaptionRow, MixRow, VerifiedRecord, arrow_schema
 from tests.manifests.made_up import SCHEMAS, clip, look, motion, open_out, source, sync
 
 STILL = Gate("still", "motion.static_share < 0.9")
@@ -49,9 +52,118 @@ def test_what_does_not_apply_passes_unless_the_gate_says_otherwise(tmp_path: Pat
     assert verdict(tmp_path, [strict], sync=silent) == ("reject", ["sync"], [])
 
 
-def test_a_null_value_is_pending_on_the_gate(tmp_path: Path) -> None:
-    assert verdict(tmp_path, [SYNC], sync=sync(None)) == ("pending", [], ["sync"])
-    assert verdict(tmp_path, [Gate("rights", "licence = 'cc-by'")]) == ("pending", [], ["rights"])
+def test_what_was_measured_and_has_no_value_rejects_under_a_name_of_its_own(tmp_path: Path) -> None:
+    no_value = ("reject", ["sync:no_value"], [])
+    assert verdict(tmp_path, [SYNC], sync=sync(None)) == no_value
+    lenient = Gate("sync", SYNC.sql, unmeasured="pass")
+    assert verdict(tmp_path, [lenient], sync=sync(None)) == no_value
+    for sql in ("coalesce(sync.confidence, 9) >= 3", "sync.confidence IS NULL"):
+        assert verdict(tmp_path, [Gate("sync", sql)], sync=sync(None)) == ("keep", [], [])
+    either = Gate("either", "sync.confidence >= 3 OR motion.static_share < 0.9")
+    assert verdict(tmp_path, [either], sync=sync(None)) == ("pending", [], ["motion"])
+
+
+def test_a_plain_column_without_a_value_rejects_as_no_measurement_will_give_it(
+    tmp_path: Path,
+) -> None:
+    for sql in ("licence = 'cc-by'", "carried['age'] > '3'", "sample.bytes > 3", "mix.chosen"):
+        found = verdict(tmp_path, [Gate("g", sql)])
+        assert found == ("reject", ["g:no_value"], []), sql
+    assert verdict(tmp_path, [Gate("g", "licence IS NULL")]) == ("keep", [], [])
+
+
+def test_a_failure_for_now_is_as_good_as_missing(tmp_path: Path) -> None:
+    away = sync(None, "failed") | {"error": {"code": "a", "message": "b", "retryable": True}}
+    assert verdict(tmp_path, [SYNC], sync=away) == ("pending", [], ["sync"])
+
+
+@pytest.mark.parametrize(
+    ("sync_struct", "outcome"),
+    [
+        (sync(5.0), ("keep", [], [])),
+        (sync(None), ("reject", ["g:no_value"], [])),
+        (sync(None, "not_applicable"), ("keep", [], [])),
+        (sync(None, "failed"), ("reject", ["g:failed"], [])),
+        (None, ("pending", [], ["sync"])),
+    ],
+)
+def test_what_and_joins_is_decided_part_by_part(
+    tmp_path: Path, sync_struct: dict[str, Any] | None, outcome: tuple[str, list[str], list[str]]
+) -> None:
+    def found(sql: str) -> tuple[str, list[str], list[str]]:
+        return verdict(tmp_path, [Gate("g", sql)], motion=motion(0.5), sync=sync_struct)
+
+    lips = "sync.confidence >= 3"
+    assert found(f"motion.static_share < 0.9 AND {lips}") == outcome
+    assert found(f"({lips} AND list_filter([1.0], lambda x: x > start_s)[1] > 0)") == outcome
+    # A second condition brings nothing back: neither one that does not apply nor one that waits.
+    assert found(f"motion.static_share < 0.1 AND {lips}") == ("reject", ["g"], [])
+    rights = found(f"licence = 'cc-by' AND {lips}")
+    assert rights[0] == "reject"
+    assert rights[1] in (["g:no_value"], ["g:failed"])
+
+
+def caption(
+    status: str = "ok", *, rate: float | None = None, retryable: bool = False
+) -> dict[str, Any]:
+    error = {"code": "a", "message": "b", "retryable": retryable} if status == "failed" else None
+    row = dict.fromkeys(field.name for field in arrow_schema(CaptionRow))
+    nothing = dict.fromkeys(field.name for field in arrow_schema(VerifiedRecord))
+    return row | {
+        "clip_id": "a", "style": "ovi", "fingerprint": "caption-1", "status": status,
+        "error": error, "text": "A dog." if status == "ok" else None, "model": "m",
+        "verified": nothing | {"word_error_rate": rate} if status == "ok" else None,
+    }  # fmt: skip
+
+
+def captioned(
+    folder: Path, gate: Gate, row: dict[str, Any] | None, **structs: Any
+) -> tuple[str, list[str], list[str]]:
+    store = open_out(folder)
+    store.commit({"clips": [clip("a", **structs)], "captions": [row] if row else []})
+    # The made-up stage takes the place of the one that hears words.
+    with (
+        look(store) as connection,
+        mock.patch.dict(gates_module._VERIFIED_AGAINST, {"word_error_rate": "sync"}),
+    ):
+        found = decide(connection, [gate]).to_pylist()[0]
+    return found["state"], found["rejected_by"], found["pending_on"]
+
+
+def test_a_gate_on_captions_waits_for_them_and_no_longer(tmp_path: Path) -> None:
+    dog = Gate("dog", "caption.text LIKE '%dog%'")
+    assert captioned(tmp_path, dog, None) == ("pending", [], ["caption"])
+    later = caption("failed", retryable=True)
+    assert captioned(tmp_path, dog, later) == ("pending", [], ["caption"])
+    assert captioned(tmp_path, dog, caption("failed")) == ("reject", ["dog:failed"], [])
+    assert captioned(tmp_path, dog, caption()) == ("keep", [], [])
+    speech = Gate("speech", "caption.speech <> ''")
+    assert captioned(tmp_path, speech, caption()) == ("reject", ["speech:no_value"], [])
+
+
+def test_what_is_verified_waits_for_what_it_is_verified_against(tmp_path: Path) -> None:
+    quotes = Gate("quotes", "caption.verified.word_error_rate <= 0.4")
+    assert captioned(tmp_path, quotes, None) == ("pending", [], ["caption", "sync"])
+    assert captioned(tmp_path, quotes, caption()) == ("pending", [], ["sync"])
+    assert captioned(tmp_path, quotes, caption(rate=0.1)) == ("keep", [], [])
+    assert captioned(tmp_path, quotes, caption(rate=0.9)) == ("reject", ["quotes"], [])
+    failed = captioned(tmp_path, quotes, caption(), sync=sync(None, "failed"))
+    assert failed == ("reject", ["quotes:failed"], [])
+    heard = captioned(tmp_path, quotes, caption(), sync=sync(1.0))
+    assert heard == ("reject", ["quotes:no_value"], [])
+
+
+def test_a_place_in_the_mix_is_waited_for_where_there_is_a_mix(tmp_path: Path) -> None:
+    store = open_out(tmp_path)
+    store.commit({"clips": [clip(name) for name in "abc"]})
+    store.commit({"mix": [MixRow("a", "x", True, "mix-1"), MixRow("b", None, False, "mix-1")]})
+    with look(store, mix="mix-1") as connection:
+        rows = decide(connection, [Gate("mix", "mix.chosen")]).to_pylist()
+    assert [(row["state"], row["rejected_by"], row["pending_on"]) for row in rows] == [
+        ("keep", [], []),
+        ("reject", ["mix"], []),
+        ("pending", [], ["mix"]),
+    ]
 
 
 def test_another_backends_value_is_as_good_as_none(tmp_path: Path) -> None:

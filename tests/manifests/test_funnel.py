@@ -36,6 +36,7 @@ def made_up_out(folder: Path) -> Store:
                 clip("both", motion=motion(0.99), sync=sync(1.0)),
                 clip("waits", motion=motion(0.2)),
                 clip("broken", motion=motion(0.3), sync=sync(None, "failed")),
+                clip("blank", motion=motion(None), sync=sync(5.0)),
             ],
             "samples": [sample],
         }
@@ -52,17 +53,18 @@ def test_the_funnel_counts_everything_once(tmp_path: Path) -> None:
     assert state.sources.failed_by_code == [CodeCount("empty_file", 1)]
     assert [file.uri for file in state.failed_files] == ["/raw/<b>.mp4"]
     assert state.units.ok == Amount(1, 99.5)
-    assert (state.clips, state.kept) == (Amount(5, 25.0), Amount(1, 5.0))
-    assert (state.rejected, state.pending) == (Amount(3, 15.0), Amount(1, 5.0))
+    assert (state.clips, state.kept) == (Amount(6, 30.0), Amount(1, 5.0))
+    assert (state.rejected, state.pending) == (Amount(4, 20.0), Amount(1, 5.0))
     assert state.undecided == Amount(0, 0.0)
     assert state.rejected_by == [
         GateCount("still", Amount(2, 10.0), Amount(1, 5.0)),
+        GateCount("still:no_value", Amount(1, 5.0), Amount(1, 5.0)),
         GateCount("sync", Amount(1, 5.0), Amount(0, 0.0)),
         GateCount("sync:failed", Amount(1, 5.0), Amount(1, 5.0)),
     ]
     assert state.pending_on == [Cause("sync", Amount(1, 5.0))]
     measured = {stage.stage: stage for stage in state.stages}["sync"]
-    assert (measured.ok, measured.failed, measured.unmeasured) == (3, 1, 1)
+    assert (measured.ok, measured.failed, measured.unmeasured) == (4, 1, 1)
     assert measured.failed_by_code == [CodeCount("broken", 1)]
     assert (state.samples.samples, state.samples.shards, state.samples.bytes) == (1, 1, 900)
     assert state.samples.seconds == 5.0
@@ -95,5 +97,7 @@ def test_the_report_holds_everything_and_needs_no_network(tmp_path: Path) -> Non
     assert html.count("data:video/mp4;base64,bXA0") == 2
     assert html.count('class="mark"') == 2
     assert "still: &lt; 0.9" in html
+    assert "sync: what it reads could not be measured" in html
+    assert "still: what it reads has no value" in html
     assert not re.search(r"(src|href)=\"(?!data:)", html)
     assert "http" not in html

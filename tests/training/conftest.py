@@ -48,8 +48,9 @@ def curated(tmp_path_factory: pytest.TempPathFactory) -> Path:
     with moto_bucket("training") as client:
         upload_folder(client, raw, "training", "raw/")
         finished = twinreel_process(
-            "curate", "s3://training/raw", *arguments, "--set", "gates.sync="
-        )
+            "curate", "s3://training/raw", *arguments,
+            "--set", "gates.sync_offset=", "--set", "gates.sync_confidence=",
+        )  # fmt: skip
     assert finished.code == 0, finished.err
     return folder / "out"
 
