@@ -15,7 +15,9 @@ Samples = npt.NDArray[np.float32]
 
 _LAYOUTS = {1: "mono", 2: "stereo"}
 _EXPERIMENTAL = {"vorbis": {"strict": "-2"}}
-_WITH_BIT_RATE = frozenset({"aac", "libmp3lame", "libopus", "ac3", "mp2", "wmav2", "vorbis"})
+_WITH_BIT_RATE = frozenset(
+    {"aac", "libmp3lame", "libopus", "ac3", "mp2", "wmav1", "wmav2", "vorbis"}
+)
 
 
 @dataclasses.dataclass(frozen=True)

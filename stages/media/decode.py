@@ -30,6 +30,11 @@ from stages.media.watches import AudioWatch, Clock, DecodedSpan, PictureWatch, f
 
 _SEEK_MARGIN_S = 1.0
 """How far before a stretch decoding starts: its sound may lie before its key frame in the file."""
+_SEEK_MARGINS_S = (1.0, 4.0, 16.0, 64.0)
+"""How far back a seek goes, one after the other, where it may lead to between two key frames."""
+_WITH_INDEX = frozenset({"mov,mp4,m4a,3gp,3g2,mj2", "matroska,webm"})
+"""Containers that know their key frames: a seek ends at the last one before its target. In others
+it ends wherever a packet begins (MPEG), and the first times after it may be guesses."""
 _START_PACKETS = 200
 """How many packets are looked at for the start of the sound."""
 
@@ -58,7 +63,8 @@ def decode_unit(
     Raises:
         MediaError: the file cannot be opened, or `no_decodable_frames`.
     """
-    with open_media(uri) as container:
+    shows = source.video_index is not None and source.modality == "video"
+    with _open_at(uri, source, start_s, pictures=shows) as container:
         video = container.streams[source.video_index] if source.video_index is not None else None
         audio = _audio_stream(container, source)
         if video is not None:
@@ -66,7 +72,7 @@ def decode_unit(
             video.codec_context.thread_type = "AUTO" if thread_count > 1 else "NONE"
         watch = (
             PictureWatch(source, start_s, end_s, on_picture)
-            if video is not None and source.modality == "video"
+            if video is not None and shows
             else None
         )
         ear = (
@@ -79,7 +85,6 @@ def decode_unit(
             for stream, watcher in ((video, watch), (audio, ear))
             if stream is not None and watcher is not None
         ]
-        _seek(container, source, start_s)
         for packet in _packets(container, streams):
             if watch is not None and packet.stream is video:
                 watch.decode(packet)
@@ -119,15 +124,14 @@ def pictures(
     Raises:
         MediaError: the file cannot be opened, or `no_decodable_frames`.
     """
+    if source.video_index is None:
+        raise MediaError("no_video", "It holds no pictures.", subject=uri)
     shown = False
-    with open_media(uri) as container:
-        if source.video_index is None:
-            raise MediaError("no_video", "It holds no pictures.", subject=uri)
+    with _open_at(uri, source, start_s, pictures=True) as container:
         stream = container.streams[source.video_index]
         stream.codec_context.thread_count = thread_count
         stream.codec_context.thread_type = "AUTO" if thread_count > 1 else "NONE"
-        clock = Clock(source.container_start_s, 1.0 / (source.fps or 25.0))
-        _seek(container, source, start_s)
+        clock = Clock(source)
         before: tuple[float, VideoFrame] | None = None
         for packet in _packets(container, [stream]):
             with contextlib.suppress(av.error.FFmpegError):
@@ -178,12 +182,11 @@ def read_audio(uri: str, source: SourceFormat, start_s: float, end_s: float) -> 
             into = max(0, offset)
             samples[into : into + length] = block.samples[source_from : source_from + length]
 
-    with open_media(uri) as container:
+    with _open_at(uri, source, start_s, pictures=False) as container:
         stream = _audio_stream(container, source)
         assert stream is not None
         clock = _clock(uri, stream, source, start_s)
         ear = AudioWatch(source, start_s - 1.0 / rate_hz, end_s + 1.0 / rate_hz, place, clock)
-        _seek(container, source, start_s)
         for packet in _packets(container, [stream]):
             ear.decode(packet)
             if ear.done:
@@ -240,13 +243,60 @@ def _must_seek(start_s: float) -> bool:
     return math.isfinite(start_s) and start_s > _SEEK_MARGIN_S
 
 
-def _seek(container: InputContainer, source: SourceFormat, start_s: float) -> None:
-    if not _must_seek(start_s):
-        return
-    target = int((start_s - _SEEK_MARGIN_S + source.container_start_s) * av.time_base)
-    # A container that cannot seek is read from its start; what comes too early is passed over.
-    with contextlib.suppress(av.error.FFmpegError):
+@contextlib.contextmanager
+def _open_at(
+    uri: str, source: SourceFormat, start_s: float, *, pictures: bool
+) -> Iterator[InputContainer]:
+    """A container that stands where decoding has to begin for a stretch from `start_s` on.
+
+    With `pictures`, that is no later than a key frame from which those of the stretch decode.
+
+    Raises:
+        MediaError: the file cannot be opened.
+    """
+    with contextlib.ExitStack() as opened:
+        container = opened.enter_context(open_media(uri))
+        if _must_seek(start_s) and not _seek(container, source, start_s, pictures=pictures):
+            # Some containers cannot seek, and a try leads to their end: they are read from their
+            # start, and what comes too early is passed over.
+            container.close()
+            container = opened.enter_context(open_media(uri))
+        yield container
+
+
+def _seek(
+    container: InputContainer, source: SourceFormat, start_s: float, *, pictures: bool
+) -> bool:
+    """Whether a place was found that lies early enough."""
+    for margin_s in _SEEK_MARGINS_S:
+        if margin_s >= start_s:
+            break
+        if not _go_to(container, source, start_s - margin_s):
+            return False
+        if not pictures or source.container in _WITH_INDEX:
+            return True
+        key_s = _next_key_frame_s(container, source)
+        if key_s is not None and key_s <= start_s - _SEEK_MARGIN_S:
+            return _go_to(container, source, start_s - margin_s)
+    return False
+
+
+def _go_to(container: InputContainer, source: SourceFormat, time_s: float) -> bool:
+    target = int((time_s + source.container_start_s) * av.time_base)
+    try:
         container.seek(target, backward=True)
+    except av.error.FFmpegError:
+        return False
+    return True
+
+
+def _next_key_frame_s(container: InputContainer, source: SourceFormat) -> float | None:
+    """When the next key frame is shown; reads up to it."""
+    assert source.video_index is not None
+    for packet in _packets(container, [container.streams[source.video_index]]):
+        if packet.is_keyframe and packet.pts is not None and packet.time_base:
+            return float(packet.pts * packet.time_base) - source.container_start_s
+    return None
 
 
 def _packets(container: InputContainer, streams: list[av.stream.Stream]) -> Iterator[Packet[Any]]:

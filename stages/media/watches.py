@@ -22,6 +22,9 @@ from stages.media.proxy import ProxyScaler, luma_plane
 from stages.media.sample_clock import Block, SampleClock
 
 
+_WITHOUT_PRESENTATION_TIMES = frozenset({"avi"})
+
+
 @dataclasses.dataclass(frozen=True)
 class DecodedSpan:
     """What a stretch held: the span its pictures (or, without any, its sound) cover, and damage."""
@@ -33,26 +36,54 @@ class DecodedSpan:
 
 
 class Clock:
-    """Presentation times of one stream, in source time, never running backwards."""
+    """Presentation times of one stream, in source time, never running backwards.
 
-    def __init__(self, origin_s: float, interval_s: float) -> None:
-        self._origin_s = origin_s
-        self._interval_s = interval_s
+    Args:
+        source: the file's format.
+    """
+
+    def __init__(self, source: SourceFormat) -> None:
+        self._origin_s = source.container_start_s
+        self._interval_s = 1.0 / source.fps if source.fps else 0.04
+        # AVI has no presentation times: what FFmpeg makes up for them may be in decoding order.
+        self._by_decoding = source.container in _WITHOUT_PRESENTATION_TIMES
+        self._lag: int | None = None
         self._last_s: float | None = None
-        self.disordered = 0
 
     def time_s(self, frame: VideoFrame) -> float | None:
         """The frame's time, or None for a frame that a player would never get to show."""
-        stamp = frame.pts if frame.pts is not None else frame.dts
-        if stamp is not None and frame.time_base:
-            time_s = float(stamp * frame.time_base) - self._origin_s
-        else:
-            time_s = 0.0 if self._last_s is None else self._last_s + self._interval_s
-        if self._last_s is not None and time_s <= self._last_s:
-            self.disordered += 1
+        if self._lag is None and frame.pts is not None and frame.dts is not None:
+            self._lag = frame.dts - frame.pts
+        told_s, last_s = self._told(frame), self._last_s
+        if last_s is None:
+            return self._follow(told_s or 0.0)
+        if told_s is None:
+            return self._follow(last_s + self._interval_s)
+        if told_s > last_s:
+            self._interval_s = told_s - last_s
+            return self._follow(told_s)
+        if self._by_decoding or frame.dts is None:
             return None
+        # Frames come in the order in which they are shown: the times are those of decoding.
+        self._by_decoding = True
+        return self.time_s(frame)
+
+    def _follow(self, time_s: float) -> float:
         self._last_s = time_s
         return time_s
+
+    def _told(self, frame: VideoFrame) -> float | None:
+        """What the container tells of the frame's time.
+
+        A frame's `dts` is the time of the packet that made the decoder release it: such times come
+        in order, later than the frame's own by as much as the decoder holds back.
+        """
+        stamp = frame.pts
+        if stamp is None or (self._by_decoding and self._last_s is not None):
+            stamp = None if frame.dts is None else frame.dts - (self._lag or 0)
+        if stamp is None or not frame.time_base:
+            return None
+        return float(stamp * frame.time_base) - self._origin_s
 
 
 class PictureWatch:
@@ -67,7 +98,7 @@ class PictureWatch:
     ) -> None:
         self._start_s, self._end_s = start_s, end_s
         self._interval_s = 1.0 / source.fps if source.fps else 0.04
-        self._clock = Clock(source.container_start_s, self._interval_s)
+        self._clock = Clock(source)
         self._scaler = ProxyScaler(source)
         self._rotation_deg = source.rotation_deg
         self._on_picture = on_picture
@@ -92,10 +123,9 @@ class PictureWatch:
                 self._take(frame)
 
     def _take(self, frame: VideoFrame) -> None:
-        disordered = self._clock.disordered
         time_s = self._clock.time_s(frame)
-        if frame.is_corrupt or self._clock.disordered > disordered:
-            self._damage_pending = True
+        # Damage is what the decoder says: times out of order are a matter of the container.
+        self._damage_pending = self._damage_pending or frame.is_corrupt
         if time_s is None:
             return
         if time_s < self._start_s:
