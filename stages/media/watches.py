@@ -21,7 +21,6 @@ from stages.media.probe import is_full_range
 from stages.media.proxy import ProxyScaler, luma_plane
 from stages.media.sample_clock import Block, SampleClock
 
-
 _WITHOUT_PRESENTATION_TIMES = frozenset({"avi"})
 
 
