@@ -64,9 +64,16 @@ def probe_sources(job: Job, files: list[InputFile]) -> None:
         progress.close()
 
 
+_MOST_UNITS = 10_000
+"""How many units a span is planned as (14 days at the default length)."""
+
+
 @dataclasses.dataclass(frozen=True)
 class PlannedUnit:
-    """A stretch of a source to decode; an open end reaches as far as there is anything."""
+    """A stretch of a source to decode; an open end reaches as far as there is anything.
+
+    It never reaches beyond `span_end_s`, where another span may begin.
+    """
 
     source_id: str
     unit_index: int
@@ -74,17 +81,29 @@ class PlannedUnit:
     end_s: float
     open_start: bool
     open_end: bool
+    span_end_s: float
 
 
 def plan_units(source: Mapping[str, Any], unit_s: float) -> list[PlannedUnit]:
-    """A source's units: equal parts of at most `unit_s` of every span that is used."""
+    """A source's units: equal parts of at most `unit_s` of every span that is used.
+
+    The duration is what a header claims. It decides where the parts lie, never how far they reach
+    together: the last one of a span ends where the span or the file does.
+    """
     duration_s = float(source["duration_s"] or 0.0)
+    if not math.isfinite(duration_s):
+        duration_s = 0.0
     spans = source["spans"] or [{"start_s": 0.0, "end_s": math.inf}]
     units: list[PlannedUnit] = []
     for span in spans:
-        start_s, to_the_end = float(span["start_s"]), span["end_s"] >= duration_s
-        end_s = max(duration_s, start_s) if to_the_end else float(span["end_s"])
+        start_s, span_end_s = float(span["start_s"]), float(span["end_s"])
+        to_the_end = span_end_s >= duration_s
+        end_s = max(duration_s, start_s) if to_the_end else span_end_s
         count = max(1, math.ceil((end_s - start_s) / unit_s - 1e-6))
+        if count > _MOST_UNITS:
+            # No recording is that long: its last unit is open, in case this one is.
+            count, to_the_end = _MOST_UNITS, True
+            end_s = start_s + count * unit_s
         edges = [start_s + (end_s - start_s) * part / count for part in range(count + 1)]
         for part in range(count):
             units.append(
@@ -95,6 +114,7 @@ def plan_units(source: Mapping[str, Any], unit_s: float) -> list[PlannedUnit]:
                     edges[part + 1],
                     open_start=part == 0 and start_s == 0.0,
                     open_end=part == count - 1 and to_the_end,
+                    span_end_s=span_end_s,
                 )
             )
     return units
@@ -145,6 +165,7 @@ def unit_tasks(job: Job, connection: duckdb.DuckDBPyConnection) -> list[UnitTask
                     end_s=unit.end_s,
                     open_start=unit.open_start,
                     open_end=unit.open_end,
+                    span_end_s=unit.span_end_s,
                     stages={name: parameters[name] for name in signal_stages if name in names},
                     fingerprints={**job.resolved.fingerprints, "unit": job.resolved.unit},
                     thread_count=job.configuration.decode.threads,
