@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import io
 import json
 import signal
 import sys
@@ -14,7 +15,7 @@ from rich.console import Console
 from rich.table import Table
 
 from curation import cli_training, cli_weights
-from manifests.errors import TwinreelError, UsageError
+from manifests.errors import TwinreelError, UsageError, one_line
 
 app = typer.Typer(
     name="twinreel",
@@ -275,10 +276,14 @@ def main() -> None:
     """Entry point: every error is one message and an exit code."""
     # Schedulers end jobs with SIGTERM: that leaves OUT as tidy as an interrupt at the keyboard.
     signal.signal(signal.SIGTERM, _interrupt)
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            # A file's name may have characters that the terminal's encoding lacks.
+            stream.reconfigure(errors="backslashreplace")
     try:
         app(standalone_mode=True)
     except TwinreelError as error:
-        message = f"[red]error:[/] {_escape(str(error))}"
+        message = f"[red]error:[/] {_escape(one_line(str(error)))}"
         # One line however narrow the terminal: paths must survive copying, and logs `grep`.
         Console(stderr=True).print(message, highlight=False, soft_wrap=True)
         sys.exit(error.exit_code)
@@ -357,7 +362,12 @@ def _escape(text: str) -> str:
 
 
 def _print_json(value: object) -> None:
-    typer.echo(json.dumps(value, indent=2, default=str, ensure_ascii=False))
+    text = json.dumps(value, indent=2, default=str, ensure_ascii=False)
+    try:
+        text.encode(sys.stdout.encoding or "utf-8")
+    except UnicodeEncodeError:
+        text = json.dumps(value, indent=2, default=str)
+    typer.echo(text)
 
 
 if __name__ == "__main__":
