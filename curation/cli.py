@@ -15,6 +15,7 @@ from rich.console import Console
 from rich.table import Table
 
 from curation import cli_training, cli_weights
+from manifests.address import local_uri
 from manifests.errors import TwinreelError, UsageError, one_line
 
 app = typer.Typer(
@@ -95,6 +96,7 @@ def curate(
     from curation.config import load_configuration  # noqa: PLC0415 - keeps `--help` quick
     from curation.curate import run_curation  # noqa: PLC0415
 
+    _check_text(inputs)
     configuration = load_configuration(preset, config, _with_missing(set_, missing))
     summary = run_curation(
         inputs, out, configuration, phases=phase or [], limit=limit, address=address
@@ -306,6 +308,21 @@ def _say_stopped() -> NoReturn:
 
 def _with_missing(assignments: list[str] | None, missing: str | None) -> list[str]:
     return [*(assignments or []), *([f"missing={missing}"] if missing is not None else [])]
+
+
+def _check_text(inputs: list[str]) -> None:
+    """Ray hands the command line on to its processes as text."""
+    for given in inputs:
+        try:
+            given.encode()
+        except UnicodeEncodeError as error:
+            raise UsageError(
+                "argument_not_text",
+                "The name is not valid UTF-8, which Ray cannot pass on as part of a command.",
+                subject=given,
+                remedy=f"Write it as {local_uri(Path(given).absolute())}, or give the folder that"
+                " it is in.",
+            ) from error
 
 
 def _interrupt(signal_number: int, frame: object) -> None:

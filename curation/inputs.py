@@ -116,7 +116,7 @@ def _files_of(text: str) -> Iterator[_Candidate | InputFile]:
             yield from _read_table(path)
         else:
             yield _local_file(path)
-    elif _GLOB_CHARACTERS & set(text):
+    elif _GLOB_CHARACTERS & set(str(path)):
         for match in sorted(glob.glob(str(path), recursive=True)):  # noqa: PTH207 - absolute globs
             if os.path.isfile(match):  # noqa: PTH113
                 yield _Candidate(_local_file(Path(match)))

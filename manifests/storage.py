@@ -27,8 +27,8 @@ from obstore.exceptions import (
     UnauthenticatedError,
 )
 
-from manifests.address import ObjectAddress, key_problem, parse_address
-from manifests.errors import StorageError
+from manifests.address import ObjectAddress, key_problem, local_uri, parse_address
+from manifests.errors import StorageError, UsageError
 
 if TYPE_CHECKING:
     from obstore.store import ObjectStore
@@ -62,13 +62,22 @@ def open_storage(url: str, *, create: bool = True) -> Storage:
         create: whether a write may make a local root that is missing.
 
     Raises:
-        UsageError: `unknown_storage`: the scheme is none of these.
+        UsageError: `unknown_storage`: the scheme is none of these; `address_not_text`.
         StorageError: `storage_unreachable`: no credentials or a wrong address; `unsupported_key`.
     """
     address = parse_address(url)
     if isinstance(address, ObjectAddress):
         return _RemoteStorage(address)
-    return _LocalStorage(address.expanduser().absolute(), create=create)
+    folder = address.expanduser().absolute()
+    if local_uri(folder) != str(folder):
+        # DuckDB could not open what lies there.
+        raise UsageError(
+            "address_not_text",
+            "The folder's name is not valid UTF-8.",
+            subject=url,
+            remedy="Use a folder with another name.",
+        )
+    return _LocalStorage(folder, create=create)
 
 
 class Storage:
