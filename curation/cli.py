@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import io
 import json
 import signal
 import sys
@@ -14,7 +15,8 @@ from rich.console import Console
 from rich.table import Table
 
 from curation import cli_training, cli_weights
-from manifests.errors import TwinreelError, UsageError
+from manifests.address import local_uri
+from manifests.errors import TwinreelError, UsageError, one_line
 
 app = typer.Typer(
     name="twinreel",
@@ -94,6 +96,7 @@ def curate(
     from curation.config import load_configuration  # noqa: PLC0415 - keeps `--help` quick
     from curation.curate import run_curation  # noqa: PLC0415
 
+    _check_text(inputs)
     configuration = load_configuration(preset, config, _with_missing(set_, missing))
     summary = run_curation(
         inputs, out, configuration, phases=phase or [], limit=limit, address=address
@@ -275,10 +278,14 @@ def main() -> None:
     """Entry point: every error is one message and an exit code."""
     # Schedulers end jobs with SIGTERM: that leaves OUT as tidy as an interrupt at the keyboard.
     signal.signal(signal.SIGTERM, _interrupt)
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            # A file's name may have characters that the terminal's encoding lacks.
+            stream.reconfigure(errors="backslashreplace")
     try:
         app(standalone_mode=True)
     except TwinreelError as error:
-        message = f"[red]error:[/] {_escape(str(error))}"
+        message = f"[red]error:[/] {_escape(one_line(str(error)))}"
         # One line however narrow the terminal: paths must survive copying, and logs `grep`.
         Console(stderr=True).print(message, highlight=False, soft_wrap=True)
         sys.exit(error.exit_code)
@@ -301,6 +308,21 @@ def _say_stopped() -> NoReturn:
 
 def _with_missing(assignments: list[str] | None, missing: str | None) -> list[str]:
     return [*(assignments or []), *([f"missing={missing}"] if missing is not None else [])]
+
+
+def _check_text(inputs: list[str]) -> None:
+    """Ray hands the command line on to its processes as text."""
+    for given in inputs:
+        try:
+            given.encode()
+        except UnicodeEncodeError as error:
+            raise UsageError(
+                "argument_not_text",
+                "The name is not valid UTF-8, which Ray cannot pass on as part of a command.",
+                subject=given,
+                remedy=f"Write it as {local_uri(Path(given).absolute())}, or give the folder that"
+                " it is in.",
+            ) from error
 
 
 def _interrupt(signal_number: int, frame: object) -> None:
@@ -357,7 +379,12 @@ def _escape(text: str) -> str:
 
 
 def _print_json(value: object) -> None:
-    typer.echo(json.dumps(value, indent=2, default=str, ensure_ascii=False))
+    text = json.dumps(value, indent=2, default=str, ensure_ascii=False)
+    try:
+        text.encode(sys.stdout.encoding or "utf-8")
+    except UnicodeEncodeError:
+        text = json.dumps(value, indent=2, default=str)
+    typer.echo(text)
 
 
 if __name__ == "__main__":

@@ -16,11 +16,12 @@ from curation.engine import Engine
 from curation.gate_settings import SPLIT_NAMES
 from curation.inputs import list_inputs
 from curation.job import Job, open_store, read_job_file, write_job_file
-from curation.measure import measure, unit_tasks
+from curation.measure import known_sources, measure, unit_tasks, with_known_identity
 from curation.pack import pack, plan_samples
 from curation.report import write_job_report
 from curation.resolve import Remembered, missing_parts, resolve
 from curation.select import check_gates, select
+from manifests.address import is_address
 from manifests.errors import UsageError
 from manifests.funnel import Funnel, funnel
 from manifests.lease import Lease
@@ -139,13 +140,14 @@ def plan_curation(inputs: Sequence[str], out: str | None, configuration: JobConf
     storage, store = open_store(out)
     job = Job(out, configuration, resolved, storage, store, Lease(storage), _idle(configuration))
     with job.connect() as connection:
-        known = {row[0] for row in connection.execute("SELECT source_id FROM sources").fetchall()}
+        known = known_sources(connection)
         seconds = connection.execute(
             "SELECT coalesce(sum(duration_s), 0) FROM sources WHERE status = 'ok'"
         ).fetchall()[0]
         kept = connection.execute("SELECT count(*) FROM dataset WHERE state = 'keep'").fetchall()[0]
         tasks = unit_tasks(job, connection)
-    new = [file for file in listing.files if file.source_id not in known]
+    files = with_known_identity(listing.files, known.values())
+    new = [file for file in files if file.source_id not in known]
     return Plan(
         files=len(listing.files),
         skipped_files=listing.skipped,
@@ -271,4 +273,4 @@ def _idle(configuration: JobConfiguration) -> Engine:
 
 
 def _absolute(text: str) -> str:
-    return text if "://" in text else os.path.abspath(text)  # noqa: PTH100 - may be a glob
+    return text if is_address(text) else os.path.abspath(text)  # noqa: PTH100 - may be a glob

@@ -3,21 +3,22 @@
 from __future__ import annotations
 
 import dataclasses
+import errno
 import glob
 import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
-from urllib.parse import urlsplit
 
 import pyarrow as pa
 import pyarrow.csv
 import pyarrow.parquet
 
-from manifests.errors import StorageError, UsageError
+from manifests.address import ObjectAddress, is_address, key_problem, local_uri, parse_address
+from manifests.errors import MediaError, StorageError, TwinreelError, UsageError
 from manifests.fingerprint import fingerprint
 from manifests.records import Span
-from manifests.storage import open_storage
+from manifests.storage import Storage, open_storage, unsupported_key
 
 _TABLE_SUFFIXES = (".txt", ".csv", ".parquet")
 _SPAN_COLUMNS = ("start_s", "end_s")
@@ -26,9 +27,11 @@ _GLOB_CHARACTERS = frozenset("*?[")
 
 @dataclasses.dataclass(frozen=True)
 class InputFile:
-    """One raw file as the listing found it; `bytes` is -1 where a table names a file that is gone.
+    """One raw file as the listing found it.
 
     `spans` are the stretches to use (empty: all of it); `carried` the table's other columns.
+    `error` says why nothing could be learnt of the file: then `bytes` is -1 and `etag` empty. If it
+    is retryable, that tells nothing about the file either: it may be the one that was there before.
     """
 
     uri: str
@@ -36,6 +39,7 @@ class InputFile:
     etag: str
     spans: tuple[Span, ...] = ()
     carried: Mapping[str, str] = dataclasses.field(default_factory=dict)
+    error: MediaError | None = dataclasses.field(default=None, compare=False)
 
     @property
     def source_id(self) -> str:
@@ -98,24 +102,23 @@ class _Candidate:
 
 
 def _files_of(text: str) -> Iterator[_Candidate | InputFile]:
-    scheme = urlsplit(text).scheme
-    path = Path(urlsplit(text).path if scheme == "file" else text).expanduser()
+    address = parse_address(text)
     is_table = text.lower().endswith(_TABLE_SUFFIXES)
-    if scheme not in ("", "file"):
-        if is_table:
-            yield from _read_table(text)
-        else:
-            yield from _list_bucket(text)
-    elif path.is_dir():
+    if isinstance(address, ObjectAddress):
+        yield from _read_table(address) if is_table else _list_bucket(address)
+        return
+    path = address.expanduser()
+    # Of `os.path`, since a path that is too long or has a null byte is just not there for it.
+    if os.path.isdir(path):  # noqa: PTH112
         yield from (_Candidate(_local_file(file)) for file in _walk(path))
-    elif path.exists():
+    elif os.path.exists(path):  # noqa: PTH110
         if is_table:
-            yield from _read_table(str(path))
+            yield from _read_table(path)
         else:
             yield _local_file(path)
-    elif _GLOB_CHARACTERS & set(text):
+    elif _GLOB_CHARACTERS & set(str(path)):
         for match in sorted(glob.glob(str(path), recursive=True)):  # noqa: PTH207 - absolute globs
-            if Path(match).is_file():
+            if os.path.isfile(match):  # noqa: PTH113
                 yield _Candidate(_local_file(Path(match)))
     else:
         raise UsageError(
@@ -142,41 +145,107 @@ def _walk(folder: Path) -> Iterator[Path]:
 
 def _local_file(path: Path) -> InputFile:
     absolute = path.absolute()
-    if ".." in absolute.parts:
-        # One file must have one uri, by whatever way it was named.
-        absolute = absolute.parent.resolve() / absolute.name
     try:
+        if ".." in absolute.parts:
+            # One file must have one uri, by whatever way it was named.
+            absolute = absolute.parent.resolve() / absolute.name
         status = absolute.stat()
-    except OSError:
-        # A dangling link: it gets its row, and the probe says what is wrong.
-        return InputFile(str(absolute), -1, "")
-    return InputFile(str(absolute), status.st_size, f"{status.st_mtime_ns:x}-{status.st_size:x}")
+    except (OSError, ValueError) as error:
+        uri = local_uri(absolute)
+        return InputFile(uri, -1, "", error=_local_error(uri, error))
+    uri = local_uri(absolute)
+    return InputFile(uri, status.st_size, f"{status.st_mtime_ns:x}-{status.st_size:x}")
 
 
-def _list_bucket(url: str) -> Iterator[_Candidate | InputFile]:
-    parts = urlsplit(url)
-    root = f"{parts.scheme}://{parts.netloc}"
-    prefix = parts.path.strip("/")
-    storage = open_storage(root)
+def _local_error(uri: str, error: OSError | ValueError) -> MediaError:
+    """Why a file cannot be looked at. It may be there again the next time, unless its name is bad.
+
+    A null byte in a name is a ValueError.
+    """
+    if isinstance(error, FileNotFoundError | NotADirectoryError):
+        return _missing(uri)
+    never = isinstance(error, ValueError) or error.errno in (errno.ENAMETOOLONG, errno.EILSEQ)
+    reason = (error.strerror if isinstance(error, OSError) else None) or str(error)
+    return MediaError(
+        "unreadable_file",
+        f"The file cannot be looked at ({reason}).",
+        subject=uri,
+        remedy="Check its name." if never else "Give the job read access, then run it again.",
+        retryable=not never,
+    )
+
+
+def _missing(uri: str) -> MediaError:
+    return MediaError(
+        "missing_file",
+        "The file is not there.",
+        subject=uri,
+        remedy="Put it there or name another; the next run looks again.",
+        retryable=True,
+    )
+
+
+def _list_bucket(address: ObjectAddress) -> Iterator[_Candidate | InputFile]:
+    prefix = address.key.strip("/")
+    refused: list[str] = []
     try:
-        for entry in storage.list(prefix):
+        # At the bucket's root, since a prefix may also be the whole name of an object.
+        storage = open_storage(address.root)
+        for entry in storage.list(prefix, on_unsupported=refused.append):
             name = entry.path.rsplit("/", 1)[-1]
-            if entry.size == 0 and not storage.exists(entry.path):
-                continue  # the marker of a folder: the listing drops the slash that it ends with
+            if entry.size == 0 and _is_folder_marker(storage, entry.path):
+                continue
             if not name.startswith("."):
-                file = InputFile(f"{root}/{entry.path}", entry.size, entry.etag or "")
+                file = InputFile(f"{address.root}/{entry.path}", entry.size, entry.etag or "")
                 yield file if entry.path == prefix else _Candidate(file)
     except StorageError as error:
-        raise UsageError(error.code, error.message, subject=url, remedy=error.remedy) from error
+        raise UsageError(
+            error.code, error.message, subject=str(address), remedy=error.remedy
+        ) from error
+    for path in refused:
+        uri = f"{address.root}/{path}"
+        if not path or path.endswith("/"):
+            yield _unlistable_folder(uri)
+        elif not path.rsplit("/", 1)[-1].startswith("."):
+            yield _Candidate(_unaddressable(uri))
 
 
-def _read_table(where: str) -> Iterator[InputFile]:
-    rows = _table_rows(where)
-    base = where.rsplit("/", 1)[0] if "/" in where else "."
-    for row in rows:
+def _is_folder_marker(storage: Storage, path: str) -> bool:
+    """Whether an empty object only marks a folder: the listing drops the slash it ends with."""
+    try:
+        return not storage.exists(path)
+    except StorageError:
+        return False  # an empty file then, which costs a row
+
+
+def _unaddressable(uri: str) -> InputFile:
+    problem = key_problem(uri.partition("://")[2].partition("/")[2])
+    return _failed(uri, unsupported_key(uri, problem or "the store's client refuses it"))
+
+
+def _unlistable_folder(uri: str) -> InputFile:
+    error = MediaError(
+        "unsupported_key",
+        "An object in this folder has '//', '.' or '..' in its key or begins with '/', so that none"
+        " of the objects directly in it can be listed.",
+        remedy="Rename that object, install boto3, or name the folder's objects in a table.",
+    )
+    return _failed(uri, error)
+
+
+def _failed(uri: str, error: TwinreelError, *, retryable: bool = False) -> InputFile:
+    """A file of which the listing knows only that it cannot be had."""
+    told = MediaError(
+        error.code, error.message, subject=uri, remedy=error.remedy, retryable=retryable
+    )
+    return InputFile(uri, -1, "", error=told)
+
+
+def _read_table(where: Path | ObjectAddress) -> Iterator[InputFile]:
+    for row in _table_rows(where):
         if not row["uri"]:
             continue
-        file = _named_file(str(row["uri"]), base)
+        file = _named_file(str(row["uri"]), where)
         carried = {
             name: str(value)
             for name, value in row.items()
@@ -185,31 +254,38 @@ def _read_table(where: str) -> Iterator[InputFile]:
         yield dataclasses.replace(file, spans=_span_of(row, where), carried=carried)
 
 
-def _table_rows(where: str) -> list[dict[str, Any]]:
+def _table_rows(where: Path | ObjectAddress) -> list[dict[str, Any]]:
+    suffix = str(where).lower()
     try:
-        folder, _, name = where.rpartition("/")
-        data = open_storage(folder or ".").read(name)
-        if where.lower().endswith(".txt"):
-            lines = (line.strip() for line in data.decode().splitlines())
+        data = _table_bytes(where)
+        if suffix.endswith(".txt"):
+            # Not `splitlines`: a name may hold what else Unicode takes for the end of a line.
+            lines = (line.strip() for line in data.decode().split("\n"))
             return [{"uri": line} for line in lines if line and not line.startswith("#")]
-        read = _read_csv if where.lower().endswith(".csv") else pyarrow.parquet.read_table
+        read = _read_csv if suffix.endswith(".csv") else pyarrow.parquet.read_table
         table: pa.Table = read(pa.BufferReader(data))
+        rows: list[dict[str, Any]] = table.to_pylist()
     except (StorageError, UnicodeDecodeError, pa.ArrowException, OSError) as error:
         raise UsageError(
             "input_table_unreadable",
             f"The table of inputs cannot be read ({str(error).splitlines()[0]}).",
-            subject=where,
+            subject=str(where),
             remedy="It should be text, CSV or Parquet with a column 'uri'.",
         ) from error
     if "uri" not in table.column_names:
         raise UsageError(
             "input_table_unreadable",
             f"It has no column 'uri' (it has {', '.join(table.column_names)}).",
-            subject=where,
+            subject=str(where),
             remedy="Name the column that holds paths or URIs 'uri'.",
         )
-    rows: list[dict[str, Any]] = table.to_pylist()
     return rows
+
+
+def _table_bytes(where: Path | ObjectAddress) -> bytes:
+    if isinstance(where, Path):
+        return where.read_bytes()
+    return open_storage(where.root).read(where.key)
 
 
 def _read_csv(data: pa.BufferReader) -> pa.Table:
@@ -222,21 +298,45 @@ def _read_csv(data: pa.BufferReader) -> pa.Table:
     return pyarrow.csv.read_csv(data, convert_options=options)
 
 
-def _named_file(uri: str, base: str) -> InputFile:
-    if "://" in base and not urlsplit(uri).scheme and not uri.startswith("/"):
-        uri = f"{base}/{uri}"
-    if urlsplit(uri).scheme not in ("", "file"):
-        folder, _, name = uri.rpartition("/")
-        try:
-            entry = open_storage(folder).head(name)
-        except StorageError:
-            return InputFile(uri, -1, "")
-        return InputFile(uri, entry.size, entry.etag or "")
-    path = Path(urlsplit(uri).path if uri.startswith("file:") else uri)
-    return _local_file(path if path.is_absolute() else Path(base) / path)
+def _named_file(text: str, table: Path | ObjectAddress) -> InputFile:
+    """The file that a row of a table names; what is relative lies beside the table."""
+    try:
+        address = _row_address(text, table)
+    except TwinreelError as error:
+        return _failed(error.subject or text, error)
+    if isinstance(address, Path):
+        return _local_file(address)
+    uri = str(address)
+    if key_problem(address.key) is not None:
+        return _unaddressable(uri)
+    try:
+        entry = open_storage(address.root).head(address.key)
+    except StorageError as error:
+        missing = error.code == "storage_missing"
+        return _failed(uri, _missing(uri) if missing else error, retryable=True)
+    return InputFile(uri, entry.size, entry.etag or "")
 
 
-def _span_of(row: Mapping[str, Any], where: str) -> tuple[Span, ...]:
+def _row_address(text: str, table: Path | ObjectAddress) -> Path | ObjectAddress:
+    if isinstance(table, Path):
+        address = parse_address(text)
+        return address if isinstance(address, ObjectAddress) else table.parent / address
+    if is_address(text) and isinstance(address := parse_address(text), ObjectAddress):
+        return address
+    folder, slash, _ = table.key.rpartition("/")
+    if is_address(text) or text.startswith("/"):
+        # Who can write to a bucket must not choose files of the machines that read it, nor take the
+        # place of their rows: hence the subject.
+        raise MediaError(
+            "local_file_refused",
+            f"A table in a bucket may name objects, and no files of this machine ('{text}').",
+            subject=f"{table.root}/{folder}{slash}{text}",
+            remedy="Name it in a table that lies on this machine.",
+        )
+    return dataclasses.replace(table, key=f"{folder}{slash}{text.removeprefix('./')}")
+
+
+def _span_of(row: Mapping[str, Any], where: Path | ObjectAddress) -> tuple[Span, ...]:
     start, end = (row.get(name) for name in _SPAN_COLUMNS)
     if start is None and end is None:
         return ()
@@ -244,7 +344,7 @@ def _span_of(row: Mapping[str, Any], where: str) -> tuple[Span, ...]:
         span = Span(float(start or 0.0), float(end if end is not None else "inf"))
     except (TypeError, ValueError) as error:
         raise UsageError(
-            "input_table_unreadable", "start_s and end_s must be numbers.", subject=where
+            "input_table_unreadable", "start_s and end_s must be numbers.", subject=str(where)
         ) from error
     if not 0 <= span.start_s < span.end_s:
         raise UsageError(
@@ -259,6 +359,8 @@ def _joined(first: InputFile | None, second: InputFile) -> InputFile:
     """One file named twice: its spans come together, overlapping ones melt."""
     if first is None:
         return second
+    if second.error is not None and first.error is None:
+        first, second = second, first
     if not first.spans or not second.spans:
         spans: tuple[Span, ...] = ()
     else:

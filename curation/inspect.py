@@ -10,7 +10,7 @@ import pyarrow as pa
 
 from curation.job import open_store, read_job_file
 from curation.resolve import resolve
-from manifests.errors import UsageError
+from manifests.errors import UsageError, one_line
 from manifests.funnel import Funnel, funnel
 from manifests.lease import Lease
 from manifests.query import run_query
@@ -86,8 +86,8 @@ def funnel_lines(state: Funnel, *, distributions: bool) -> Iterator[str]:
     decoded = f"{_time(sources.ok.seconds)} in {sources.ok.count} that decode"
     yield f"sources   {sources.total.count:>7}   {decoded}"
     for failed in state.failed_files:
-        yield f"  failed  {failed.code}: {failed.uri}"
-        yield f"          {failed.message}"
+        yield f"  failed  {failed.code}: {one_line(failed.uri)}"
+        yield f"          {one_line(failed.message)}"
     yield f"clips     {state.clips.count:>7}   {_time(state.clips.seconds)}"
     for name, amount in (
         ("kept", state.kept),

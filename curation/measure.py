@@ -21,7 +21,7 @@ from curation.measured import MeasuredUnit, measured_units, rows_of, source_form
 from curation.progress import Progress
 from curation.tasks import Task
 from manifests.errors import MediaError
-from manifests.records import SourceRow
+from manifests.records import SourceRow, Span
 from stages.media.blocks import SourceFormat
 from stages.segment import Shot, cut_unit, summarise_clip
 from stages.unit import UnitResult, UnitTask, failed_unit, signals_from_row
@@ -40,17 +40,25 @@ def measure(job: Job, files: Iterable[InputFile]) -> None:
 
 def probe_sources(job: Job, files: list[InputFile]) -> None:
     """Give every file its row in `sources`."""
-    known = _known_sources(job)
+    with job.connect() as connection:
+        known = known_sources(connection)
+    files = with_known_identity(files, known.values())
     batch = Batch(job)
     tasks = []
     by_uri = {file.uri: file for file in files}
     for file in files:
         row = known.get(file.source_id)
+        carried, licence, split = _carried(job, file)
+        described = row and (dict(row["carried"]), row["licence"], row["split"])
+        if file.error is not None and (row is None or row["error"] is not None):
+            told = dataclasses.asdict(error_record(file.error))
+            if row is None or (row["error"], described) != (told, (carried, licence, split)):
+                batch.add({"sources": [_source_row(job, file, None, file.error)]})
+            continue
         if row is None or (row["error"] is not None and row["error"]["retryable"]):
             tasks.append(Task("stages.media.probe:probe", file.uri, file.uri))
             continue
-        carried, licence, split = _carried(job, file)
-        if (dict(row["carried"]), row["licence"], row["split"]) != (carried, licence, split):
+        if described != (carried, licence, split):
             # Words and rights beside a file may change without the file: no need to open it.
             fresh = {**row, "carried": carried, "licence": licence, "split": split}
             batch.add({"sources": [fresh]})
@@ -64,9 +72,16 @@ def probe_sources(job: Job, files: list[InputFile]) -> None:
         progress.close()
 
 
+_MOST_UNITS = 10_000
+"""How many units a span is planned as (14 days at the default length)."""
+
+
 @dataclasses.dataclass(frozen=True)
 class PlannedUnit:
-    """A stretch of a source to decode; an open end reaches as far as there is anything."""
+    """A stretch of a source to decode; an open end reaches as far as there is anything.
+
+    It never reaches beyond `span_end_s`, where another span may begin.
+    """
 
     source_id: str
     unit_index: int
@@ -74,17 +89,29 @@ class PlannedUnit:
     end_s: float
     open_start: bool
     open_end: bool
+    span_end_s: float
 
 
 def plan_units(source: Mapping[str, Any], unit_s: float) -> list[PlannedUnit]:
-    """A source's units: equal parts of at most `unit_s` of every span that is used."""
+    """A source's units: equal parts of at most `unit_s` of every span that is used.
+
+    The duration is what a header claims. It decides where the parts lie, never how far they reach
+    together: the last one of a span ends where the span or the file does.
+    """
     duration_s = float(source["duration_s"] or 0.0)
+    if not math.isfinite(duration_s):
+        duration_s = 0.0
     spans = source["spans"] or [{"start_s": 0.0, "end_s": math.inf}]
     units: list[PlannedUnit] = []
     for span in spans:
-        start_s, to_the_end = float(span["start_s"]), span["end_s"] >= duration_s
-        end_s = max(duration_s, start_s) if to_the_end else float(span["end_s"])
+        start_s, span_end_s = float(span["start_s"]), float(span["end_s"])
+        to_the_end = span_end_s >= duration_s
+        end_s = max(duration_s, start_s) if to_the_end else span_end_s
         count = max(1, math.ceil((end_s - start_s) / unit_s - 1e-6))
+        if count > _MOST_UNITS:
+            # No recording is that long: its last unit is open, in case this one is.
+            count, to_the_end = _MOST_UNITS, True
+            end_s = start_s + count * unit_s
         edges = [start_s + (end_s - start_s) * part / count for part in range(count + 1)]
         for part in range(count):
             units.append(
@@ -95,6 +122,7 @@ def plan_units(source: Mapping[str, Any], unit_s: float) -> list[PlannedUnit]:
                     edges[part + 1],
                     open_start=part == 0 and start_s == 0.0,
                     open_end=part == count - 1 and to_the_end,
+                    span_end_s=span_end_s,
                 )
             )
     return units
@@ -145,6 +173,7 @@ def unit_tasks(job: Job, connection: duckdb.DuckDBPyConnection) -> list[UnitTask
                     end_s=unit.end_s,
                     open_start=unit.open_start,
                     open_end=unit.open_end,
+                    span_end_s=unit.span_end_s,
                     stages={name: parameters[name] for name in signal_stages if name in names},
                     fingerprints={**job.resolved.fingerprints, "unit": job.resolved.unit},
                     thread_count=job.configuration.decode.threads,
@@ -203,11 +232,40 @@ def cut_clips(job: Job) -> None:
         progress.close()
 
 
-def _known_sources(job: Job) -> dict[str, dict[str, Any]]:
+def known_sources(connection: duckdb.DuckDBPyConnection) -> dict[str, dict[str, Any]]:
+    """The rows of `sources` by `source_id`."""
     columns = ", ".join(field.name for field in dataclasses.fields(SourceRow))
-    with job.connect() as connection:
-        rows = rows_of(connection, f"SELECT {columns} FROM sources")
+    rows = rows_of(connection, f"SELECT {columns} FROM sources")
     return {row["source_id"]: row for row in rows}
+
+
+def with_known_identity(
+    files: Iterable[InputFile], known: Iterable[Mapping[str, Any]]
+) -> list[InputFile]:
+    """Files, where one that cannot be looked at for now is taken for the one that the tables know.
+
+    A failed request is no new version of a file: nothing is to be measured again for it.
+    """
+    files = list(files)
+    unseen = {file.uri for file in files if file.error is not None and file.error.retryable}
+    seen_before = {
+        row["uri"]: (row["bytes"], row["etag"])
+        for row in known
+        if row["uri"] in unseen and row["source_id"] == _identity(row)
+    }
+    return [
+        dataclasses.replace(file, bytes=size, etag=etag, error=None)
+        if file.uri in unseen and (size, etag) != (-1, "")
+        else file
+        for file in files
+        for size, etag in [seen_before.get(file.uri, (-1, ""))]
+    ]
+
+
+def _identity(row: Mapping[str, Any]) -> str:
+    """The `source_id` of a file as a row describes it; a file that was never seen has another."""
+    spans = tuple(Span(span["start_s"], span["end_s"]) for span in row["spans"] or [])
+    return InputFile(row["uri"], row["bytes"], row["etag"] or "", spans).source_id
 
 
 def _carried(

@@ -68,3 +68,10 @@ class MediaError(TwinreelError):
 
 class StorageError(TwinreelError):
     """A table or shard could not be read or written."""
+
+
+def one_line(text: str) -> str:
+    """A text for a terminal: a file's name may hold line ends and what else steers one."""
+    return "".join(
+        character if character.isprintable() else repr(character)[1:-1] for character in text
+    )

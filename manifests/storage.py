@@ -11,28 +11,28 @@ import datetime
 import io
 import os
 import secrets
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
-from urllib.parse import unquote, urlsplit
 
 import obstore
 import obstore.store
 from obstore.exceptions import (
     AlreadyExistsError,
     BaseError,
+    InvalidPathError,
     PermissionDeniedError,
     PreconditionError,
     UnauthenticatedError,
 )
 
+from manifests.address import ObjectAddress, key_problem, local_uri, parse_address
 from manifests.errors import StorageError, UsageError
 
 if TYPE_CHECKING:
     from obstore.store import ObjectStore
 
-REMOTE_SCHEMES = ("s3", "gs", "az")
 _RETRIES = 4
 _RETRY_TIMEOUT = datetime.timedelta(seconds=60)
 _ACCESS_REMEDY = "Give the job read access, or check the credentials in its environment."
@@ -49,6 +49,9 @@ class ObjectInfo:
     last_modified: datetime.datetime
 
 
+_Infos = list[ObjectInfo]
+
+
 def open_storage(url: str, *, create: bool = True) -> Storage:
     """The storage at a local folder (a path or `file://`), `s3://`, `gs://` or `az://`.
 
@@ -59,21 +62,22 @@ def open_storage(url: str, *, create: bool = True) -> Storage:
         create: whether a write may make a local root that is missing.
 
     Raises:
-        UsageError: `unknown_storage`: the scheme is none of these.
-        StorageError: `storage_unreachable`: no credentials or a wrong address.
+        UsageError: `unknown_storage`: the scheme is none of these; `address_not_text`.
+        StorageError: `storage_unreachable`: no credentials or a wrong address; `unsupported_key`.
     """
-    parts = urlsplit(url)
-    if parts.scheme in ("", "file"):
-        folder = Path(unquote(parts.path) if parts.scheme else url).expanduser().absolute()
-        return _LocalStorage(folder, create=create)
-    if parts.scheme not in REMOTE_SCHEMES:
+    address = parse_address(url)
+    if isinstance(address, ObjectAddress):
+        return _RemoteStorage(address)
+    folder = address.expanduser().absolute()
+    if local_uri(folder) != str(folder):
+        # DuckDB could not open what lies there.
         raise UsageError(
-            "unknown_storage",
-            f"There is no storage for addresses that start with '{parts.scheme}:'.",
+            "address_not_text",
+            "The folder's name is not valid UTF-8.",
             subject=url,
-            remedy=f"Use a path, file://, {', '.join(f'{name}://' for name in REMOTE_SCHEMES)}.",
+            remedy="Use a folder with another name.",
         )
-    return _RemoteStorage(url.rstrip("/"))
+    return _LocalStorage(folder, create=create)
 
 
 class Storage:
@@ -130,21 +134,45 @@ class Storage:
             raise
         return True
 
-    def list(self, prefix: str = "") -> Iterator[ObjectInfo]:
+    def list(
+        self, prefix: str = "", *, on_unsupported: Callable[[str], None] | None = None
+    ) -> Iterator[ObjectInfo]:
         """All objects under a folder, or the one object of that name, sorted by path.
 
+        Args:
+            prefix: the folder or object.
+            on_unsupported: called with the path of every object that `unsupported_key` tells of,
+                or with a folder's path and a slash where what is in it cannot be listed for it.
+
         Raises:
-            StorageError: `storage_denied` or `storage_failed`. A missing folder is just empty.
+            StorageError: `storage_denied` or `storage_failed`; `unsupported_key` if
+                `on_unsupported` is None. A missing folder is just empty.
         """
-        with self._typed_errors(prefix or self.root):
+        with self._typed_errors(prefix):
             try:
-                found = obstore.list(self._store, prefix or None).collect()
+                found = _infos(obstore.list(self._store, prefix or None).collect())
             except FileNotFoundError:
                 found = []
+            except InvalidPathError:
+                if on_unsupported is None:
+                    raise
+                found = self._list_around(prefix, on_unsupported)
         if not found and prefix and self.exists(prefix):
             yield self.head(prefix)
-        for entry in sorted(found, key=lambda entry: entry["path"]):
-            yield ObjectInfo(entry["path"], entry["size"], entry["e_tag"], entry["last_modified"])
+        yield from sorted(found, key=lambda entry: entry.path)
+
+    def _list_around(self, prefix: str, on_unsupported: Callable[[str], None]) -> _Infos:
+        """As `list`, where the client gives up: folder by folder."""
+        found = []
+        try:
+            level = obstore.list_with_delimiter(self._store, prefix or None)
+        except InvalidPathError:
+            on_unsupported(f"{prefix}/" if prefix else "")
+            return []
+        found = _infos(level["objects"])
+        for folder in level["common_prefixes"]:
+            found += self._list_around(folder, on_unsupported)
+        return found
 
     def reader(self, path: str, *, buffer_bytes: int = 1 << 20) -> io.BufferedReader:
         """A seekable file that fetches `buffer_bytes` at a time.
@@ -221,13 +249,16 @@ class Storage:
 
     @contextmanager
     def _typed_errors(self, path: str, *, writing: bool = False) -> Iterator[None]:
+        problem = key_problem(path) if path else None
+        if problem is not None:
+            raise unsupported_key(self.url(path), problem)
         try:
             yield
         except (BaseError, OSError, ValueError) as error:
             raise self._storage_error(path, error, writing=writing) from error
 
     def _storage_error(self, path: str, error: Exception, *, writing: bool) -> StorageError:
-        where = path if path == self.root else self.url(path)
+        where = self.url(path) if path else self.root
         denied = isinstance(error, PermissionDeniedError | UnauthenticatedError | PermissionError)
         reason = _first_line(error)
         if writing:
@@ -238,6 +269,8 @@ class Storage:
                 remedy=_WRITE_REMEDY,
                 retryable=not denied and isinstance(error, BaseError),
             )
+        if isinstance(error, InvalidPathError):
+            return unsupported_key(where, reason)
         if isinstance(error, FileNotFoundError):
             return StorageError(
                 "storage_missing", "It is not there.", subject=where, remedy="Check the address."
@@ -280,15 +313,20 @@ class _LocalStorage(Storage):
 
 
 class _RemoteStorage(Storage):
-    def __init__(self, url: str) -> None:
-        super().__init__(url)
+    def __init__(self, address: ObjectAddress) -> None:
+        prefix = address.key.strip("/")
+        self._address = dataclasses.replace(address, key=prefix)
+        super().__init__(str(self._address))
+        problem = key_problem(prefix) if prefix else None
+        if problem is not None:
+            raise unsupported_key(self.root, problem)
         try:
-            self._remote = _open_remote(url)
+            self._remote = _open_remote(self._address)
         except (BaseError, ValueError) as error:
             raise StorageError(
                 "storage_unreachable",
                 f"The object store cannot be opened ({_first_line(error)}).",
-                subject=url,
+                subject=self.root,
                 remedy="Check the address and the credentials in the environment.",
             ) from error
 
@@ -296,16 +334,79 @@ class _RemoteStorage(Storage):
     def _store(self) -> ObjectStore:
         return self._remote
 
+    def _list_around(self, prefix: str, on_unsupported: Callable[[str], None]) -> _Infos:
+        listed = _list_by_boto3(self._address, prefix)
+        if listed is None:
+            return super()._list_around(prefix, on_unsupported)
+        found = []
+        for entry in listed:
+            if key_problem(entry.path) is None:
+                found.append(entry)
+            elif entry.size or not entry.path.endswith("/"):
+                on_unsupported(entry.path)
+        return found
 
-def _open_remote(url: str) -> ObjectStore:
+
+def unsupported_key(address: str, problem: str) -> StorageError:
+    """An object whose key the object stores' client cannot address."""
+    return StorageError(
+        "unsupported_key",
+        f"An object of this name cannot be addressed ({problem}).",
+        subject=address,
+        remedy="Rename the object.",
+    )
+
+
+def _infos(entries: Iterable[obstore.ObjectMeta]) -> list[ObjectInfo]:
+    return [
+        ObjectInfo(entry["path"], entry["size"], entry["e_tag"], entry["last_modified"])
+        for entry in entries
+    ]
+
+
+def _list_by_boto3(address: ObjectAddress, prefix: str) -> list[ObjectInfo] | None:
+    """All objects of a folder, whatever their keys; None where boto3 cannot tell."""
+    if address.scheme != "s3":
+        return None
+    try:
+        import boto3  # noqa: PLC0415 - boto3 is optional
+        from botocore import UNSIGNED  # noqa: PLC0415
+        from botocore.config import Config  # noqa: PLC0415
+        from botocore.exceptions import BotoCoreError, ClientError  # noqa: PLC0415
+    except ImportError:
+        return None
+    unsigned = Config(signature_version=UNSIGNED) if os.environ.get("AWS_SKIP_SIGNATURE") else None
+    root = f"{address.key}/" if address.key else ""
+    found = []
+    try:
+        pages = boto3.client("s3", config=unsigned).get_paginator("list_objects_v2")
+        folder = f"{root}{prefix}/" if prefix else root
+        for page in pages.paginate(Bucket=address.bucket, Prefix=folder):
+            for entry in page.get("Contents", []):
+                path = entry["Key"].removeprefix(root)
+                found.append(ObjectInfo(path, entry["Size"], entry["ETag"], entry["LastModified"]))
+    except (BotoCoreError, ClientError):
+        return None
+    return found
+
+
+def _open_remote(address: ObjectAddress) -> ObjectStore:
+    # The stores' own `from_url` would parse the key as a URL: cut it at `#` and `?`, undo `%20`.
     retries: obstore.store.RetryConfig = {
         "max_retries": _RETRIES,
         "retry_timeout": _RETRY_TIMEOUT,
     }
     # Test servers and stores inside a cluster speak plain HTTP; the clouds' addresses are HTTPS.
     client: obstore.store.ClientConfig = {"allow_http": True}
-    if not url.startswith("s3://"):
-        return obstore.store.from_url(url, client_options=client, retry_config=retries)
+    bucket, prefix = address.bucket, address.key or None
+    if address.scheme == "gs":
+        return obstore.store.GCSStore(
+            bucket, prefix=prefix, client_options=client, retry_config=retries
+        )
+    if address.scheme == "az":
+        return obstore.store.AzureStore(
+            bucket, prefix=prefix, client_options=client, retry_config=retries
+        )
     config: obstore.store.S3Config = {}
     endpoint = os.environ.get("AWS_ENDPOINT_URL_S3") or os.environ.get("AWS_ENDPOINT_URL")
     if endpoint:
@@ -313,8 +414,9 @@ def _open_remote(url: str) -> ObjectStore:
     region = os.environ.get("AWS_REGION") or os.environ.get("AWS_DEFAULT_REGION")
     if region:
         config["region"] = region
-    return obstore.store.S3Store.from_url(
-        url,
+    return obstore.store.S3Store(
+        bucket,
+        prefix=prefix,
         config=config,
         client_options=client,
         retry_config=retries,

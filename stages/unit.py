@@ -30,8 +30,8 @@ class UnitTask:
     """One unit to measure, with the stages that lack results for it.
 
     `start_s` and `end_s` are the plan; the first unit of a span starts wherever its pictures do,
-    the last ends wherever they end. `stages` holds each stage's parameters as JSON,
-    `fingerprints` the stages' fingerprints and, under `unit`, the decode's own.
+    the last ends wherever they end, at `span_end_s` at the latest. `stages` holds each stage's
+    parameters as JSON, `fingerprints` the stages' fingerprints and, under `unit`, the decode's own.
     """
 
     source_id: str
@@ -46,6 +46,7 @@ class UnitTask:
     fingerprints: Mapping[str, str]
     thread_count: int
     max_damaged_share: float
+    span_end_s: float = math.inf
 
 
 @dataclasses.dataclass(frozen=True)
@@ -133,7 +134,7 @@ def measure_unit(task: UnitTask) -> UnitResult:
         task.uri,
         task.source,
         -math.inf if task.open_start else task.start_s,
-        math.inf if task.open_end else task.end_s,
+        task.span_end_s if task.open_end else task.end_s,
         on_picture=on_picture,
         on_audio=on_audio,
         thread_count=task.thread_count,

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
-from urllib.parse import unquote, urlsplit
 
 import av
 import av.container
 import av.error
 
+from manifests.address import parse_address
 from manifests.errors import MediaError, StorageError
 from manifests.storage import open_storage
 
@@ -19,31 +19,22 @@ _REMOTE_OPTIONS = {"protocol_whitelist": ""}
 _REMOTE_BUFFER_BYTES = 1 << 20
 
 
-def local_path(uri: str) -> Path | None:
-    """The path of a local uri (a plain path or `file://`), None for an object store's."""
-    parts = urlsplit(uri)
-    if parts.scheme in ("", "file"):
-        return Path(unquote(parts.path)) if parts.scheme else Path(uri)
-    return None
-
-
 def open_media(uri: str) -> av.container.InputContainer:
     """Open a media file for reading.
 
     Raises:
         MediaError: `empty_file`, `missing_file`, `unreadable_file` or `unreadable_container`.
     """
-    path = local_path(uri)
+    path = parse_address(uri)
     try:
-        if path is not None:
+        if isinstance(path, Path):
             if path.stat().st_size == 0:
                 raise _empty(uri)
             return av.open(str(path), "r", options=_LOCAL_OPTIONS, metadata_errors="replace")
-        folder, _, name = uri.rpartition("/")
-        storage = open_storage(folder)
-        if storage.head(name).size == 0:
+        storage = open_storage(path.root)
+        if storage.head(path.key).size == 0:
             raise _empty(uri)
-        reader = storage.reader(name, buffer_bytes=_REMOTE_BUFFER_BYTES)
+        reader = storage.reader(path.key, buffer_bytes=_REMOTE_BUFFER_BYTES)
         return av.open(reader, "r", options=_REMOTE_OPTIONS, metadata_errors="replace")
     except FileNotFoundError as error:
         raise _missing(uri) from error

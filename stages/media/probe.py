@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 import contextlib
+from collections.abc import Sequence
 from fractions import Fraction
 
 import av
 import av.error
 from av.audio.frame import AudioFrame
+from av.audio.stream import AudioStream
 from av.container import InputContainer
 from av.stream import Disposition
 from av.video.frame import VideoFrame
+from av.video.stream import VideoStream
 
 from manifests.errors import MediaError
+from stages.heartbeat import beat
 from stages.media.blocks import SourceFormat
 from stages.media.open import open_media
 
@@ -20,6 +24,13 @@ _FULL_RANGE = 2  # AVCOL_RANGE_JPEG
 _STILL_IMAGE_CONTAINERS = frozenset({"image2", "png_pipe", "jpeg_pipe", "webp_pipe", "bmp_pipe"})
 _PROBE_PACKETS = 2000
 """How many packets are tried before a stream counts as undecodable."""
+_LEAST_VIDEO_BYTES_PER_S = 4096
+_LEAST_SOUND_BYTES_PER_S = 512
+"""With fewer bytes for every second that its header claims, a file's packets are asked."""
+_MOST_OVERSTATED = 2.0
+_MOST_OVERSTATED_S = 60.0
+"""How much longer than its packets a header may call a file: a last picture may stay on show."""
+_FARTHEST_SEEK = 1 << 62
 
 
 def probe(uri: str) -> SourceFormat:
@@ -60,7 +71,7 @@ def probe(uri: str) -> SourceFormat:
         if not isinstance(sound, AudioFrame):
             audio = None
         origin_s = (container.start_time or 0) / av.time_base
-        duration_s = _duration_s(container, video if video is not None else audio, origin_s)
+        duration_s = _duration_s(container, video, audio, origin_s)
         still = container.format.name in _STILL_IMAGE_CONTAINERS or (
             video is not None and audio is None and video.frames == 1 and not duration_s
         )
@@ -155,18 +166,58 @@ def _start_s(
 
 
 def _duration_s(
-    container: InputContainer, stream: av.stream.Stream | None, origin_s: float
+    container: InputContainer, video: VideoStream | None, audio: AudioStream | None, origin_s: float
 ) -> float:
-    """When the stream ends, in source time; read from its packets where no header says it."""
+    """When the file's pictures (or, without any, its sound) end, in source time.
+
+    A header's word is taken if the file has the bytes for it. Otherwise, and where there is no
+    word, the packets tell.
+    """
+    stream = video if video is not None else audio
+    claimed_s = _claimed_duration_s(container, stream, origin_s)
+    if claimed_s is None:
+        return _last_packet_s(container, [stream], origin_s, seek_to=0)
+    least = _LEAST_VIDEO_BYTES_PER_S if video is not None else _LEAST_SOUND_BYTES_PER_S
+    size = container.size
+    if size <= 0 or claimed_s * least <= size:
+        return claimed_s
+    streams = [part for part in (video, audio) if part is not None]
+    end_s = _last_packet_s(container, streams, origin_s, seek_to=_FARTHEST_SEEK)
+    if end_s <= 0.0:
+        end_s = _last_packet_s(container, streams, origin_s, seek_to=0)
+    if claimed_s <= _MOST_OVERSTATED * end_s + _MOST_OVERSTATED_S:
+        return claimed_s
+    # A packet's time may be damaged too, but no file has more seconds than bytes.
+    return min(end_s, float(size))
+
+
+def _claimed_duration_s(
+    container: InputContainer, stream: av.stream.Stream | None, origin_s: float
+) -> float | None:
+    """What the headers say; None if they say nothing that can be true."""
     if stream is not None and stream.duration and stream.time_base:
-        start = float((stream.start_time or 0) * stream.time_base) - origin_s
-        return start + float(stream.duration * stream.time_base)
-    if container.duration:
+        start_s = float((stream.start_time or 0) * stream.time_base) - origin_s
+        claimed_s = start_s + float(stream.duration * stream.time_base)
+        if claimed_s > 0.0:
+            return claimed_s
+    if container.duration and container.duration > 0:
         return float(container.duration) / av.time_base
+    return None
+
+
+def _last_packet_s(
+    container: InputContainer,
+    streams: Sequence[av.stream.Stream | None],
+    origin_s: float,
+    *,
+    seek_to: int,
+) -> float:
+    """When the last packet after a point (in microseconds) ends; 0 if there is none."""
     end_s = 0.0
     with contextlib.suppress(av.error.FFmpegError):
-        container.seek(0, backward=True)
-        for packet in container.demux(stream):
+        container.seek(seek_to, backward=True)
+        for packet in container.demux(*streams):
+            beat()
             if packet.pts is not None and packet.time_base:
                 length = packet.duration or 0
                 end_s = max(end_s, float((packet.pts + length) * packet.time_base) - origin_s)

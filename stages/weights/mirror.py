@@ -10,8 +10,8 @@ import functools
 import hashlib
 from pathlib import Path
 from typing import Literal
-from urllib.parse import urlsplit
 
+from manifests.address import parse_address
 from manifests.errors import StorageError, UsageError
 from manifests.storage import Storage, open_storage
 from stages.weights.catalogue import WeightSet
@@ -35,8 +35,12 @@ class Mirror:
 
     @property
     def is_local(self) -> bool:
-        """Whether it is read without a network."""
-        return urlsplit(self.url).scheme in ("", "file")
+        """Whether it is read without a network.
+
+        Raises:
+            UsageError: `unknown_storage`.
+        """
+        return isinstance(parse_address(self.url), Path)
 
     def find(self, path: str) -> LockedFile | None:
         """What the mirror has under a path; its hash is empty if the mirror does not know it.

@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import errno
+import os
+from collections.abc import Callable
 from pathlib import Path
+from urllib.parse import quote_from_bytes
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -10,8 +14,10 @@ import pytest
 
 from curation.config import InputSettings
 from curation.inputs import InputFile, Listing, list_inputs
+from manifests.address import parse_address
 from manifests.errors import StorageError, UsageError
 from manifests.records import Span
+from manifests.storage import ObjectInfo, Storage
 from tests.curation.moto_bucket import moto_bucket
 
 SKIPPED = InputSettings().skip_suffixes
@@ -236,3 +242,194 @@ def test_a_prefix_lists_like_a_folder(raw: Path) -> None:
         with pytest.raises((UsageError, StorageError)) as caught:
             listed("s3://no-such-bucket/a")
         assert "no-such-bucket" in str(caught.value)
+
+
+# --- names and addresses
+
+
+ODD_NAMES = (
+    b"\xff\xfe.mp4", b"caf\xe9.mp4", b"new\nline.mp4", b"50%20off.mp4", b"a#1.mp4", b"a?b.mp4",
+    "🎬.mp4".encode(), b"x" * 251 + b".mp4", b"  leading.mp4", b"a:b.mp4", b"http:.mp4",
+)  # fmt: skip
+
+
+@pytest.mark.parametrize("name", ODD_NAMES)
+def test_a_file_has_one_printable_address_whatever_its_name(
+    tmp_path: Path, name: bytes, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / os.fsdecode(name)
+    path.write_bytes(b"12345")
+    monkeypatch.chdir(tmp_path)
+    [file] = listed(tmp_path).files
+    file.uri.encode()
+    assert file.error is None
+    meaning = parse_address(file.uri)
+    assert isinstance(meaning, Path)
+    assert meaning.read_bytes() == b"12345"
+    assert listed(path.name).files == [file]
+    assert listed(file.uri).files == [file]
+    assert listed(f"file://{quote_from_bytes(os.fsencode(path))}").files == [file]
+    pq.write_table(pa.table({"uri": [file.uri]}), tmp_path / ".list.parquet")
+    assert listed(tmp_path / ".list.parquet").files == [file]
+
+
+def test_a_folder_called_like_a_bucket_is_a_folder(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "s3:" / "b").mkdir(parents=True)
+    (tmp_path / "s3:" / "b" / "a.mp4").write_bytes(b"1")
+    (tmp_path / "s3:" / "list.csv").write_text("uri\nb/a.mp4\n")
+    monkeypatch.chdir(tmp_path)
+    uri = f"{tmp_path}/s3:/b/a.mp4"
+    for given in ("s3:", "s3:/b", "./s3:/b/a.mp4", "s3:/list.csv", tmp_path):
+        assert [file.uri for file in listed(given).files] == [uri]
+
+
+def test_a_name_that_no_disk_can_have_is_an_input_that_is_not_there() -> None:
+    for name in ("x" * 5000, "a\0b.mp4"):
+        assert refused(name).code == "input_missing"
+
+
+def codes(listing: Listing) -> dict[str, tuple[str, bool] | None]:
+    return {
+        file.uri: (file.error.code, file.error.retryable) if file.error else None
+        for file in listing.files
+    }
+
+
+def test_a_row_that_cannot_be_had_costs_itself(raw: Path) -> None:
+    names = ["http://h/a.mp4", "ftp://h/a", "hdfs://n/a", "s3://", "file://h/a", "x" * 300, "a\0b"]
+    names += ["gone.mp4", "b.mp4/c.mp4", "b.mp4"]
+    pq.write_table(pa.table({"uri": names}), raw / "list.parquet")
+    listing = listed(raw / "list.parquet")
+    assert codes(listing) == {
+        "http://h/a.mp4": ("unknown_storage", False),
+        "ftp://h/a": ("unknown_storage", False),
+        "hdfs://n/a": ("unknown_storage", False),
+        "s3://": ("unknown_storage", False),
+        "file://h/a": ("unknown_storage", False),
+        f"{raw}/{'x' * 300}": ("unreadable_file", False),
+        f"{raw}/a\0b": ("unreadable_file", False),
+        f"{raw}/gone.mp4": ("missing_file", True),
+        f"{raw}/b.mp4/c.mp4": ("missing_file", True),
+        f"{raw}/b.mp4": None,
+    }
+
+
+def test_a_line_of_a_text_table_ends_at_its_end(raw: Path) -> None:
+    (raw / "a\u2028b\x85c.mp4").write_bytes(b"1")
+    (raw / "list.txt").write_text("a\u2028b\x85c.mp4\r\nb.mp4\r\n")
+    assert by_name(listed(raw / "list.txt")).keys() == {"a\u2028b\x85c.mp4", "b.mp4"}
+
+
+@pytest.mark.parametrize("failing", [1, 2])
+def test_a_file_that_fails_once_among_two_namings_is_there(
+    raw: Path, failing: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole = listed(raw / "b.mp4").files[0]
+    stat, calls = Path.stat, []
+
+    def flaky(path: Path, **options: bool) -> os.stat_result:
+        calls.append(path)
+        if len(calls) == failing:
+            raise OSError(errno.ESTALE, "Stale file handle")
+        return stat(path, **options)
+
+    monkeypatch.setattr(Path, "stat", flaky)
+    [file] = listed(raw / "b.mp4", raw / "b.mp4").files
+    assert (file, file.error) == (whole, None)
+
+
+def test_keys_are_taken_as_they_are_written() -> None:
+    with moto_bucket("raw") as client:
+        keys = ("50%20off/a#1.mp4", "50%20off/a?b.mp4", "50 off/c.mp4", "50%20off/a+b&c.mp4")
+        for key in keys:
+            client.put_object(Bucket="raw", Key=key, Body=key.encode())
+        uris = sorted(f"s3://raw/{key}" for key in keys if "%" in key)
+        assert [file.uri for file in listed("s3://raw/50%20off/").files] == uris
+        for uri in uris:
+            assert [file.uri for file in listed(uri).files] == [uri]
+        rows = "".join(f"{uri}\n" for uri in uris) + "a#1.mp4\n./a?b.mp4\n"
+        client.put_object(Bucket="raw", Key="50%20off/list #1.txt", Body=rows.encode())
+        table = listed("s3://raw/50%20off/list #1.txt").files
+        assert [(file.uri, file.error) for file in table] == [(uri, None) for uri in uris]
+        assert table == listed("s3://raw/50%20off/").files[: len(table)]
+
+
+def test_objects_that_cannot_be_addressed_cost_a_row_each() -> None:
+    with moto_bucket("raw") as client:
+        odd = ("v//b.mp4", "v/../c.mp4", "./d.mp4", "v//notes.json", "v//.hidden.mp4")
+        for key in ("v/good.mp4", "good.mp4", *odd):
+            client.put_object(Bucket="raw", Key=key, Body=b"1")
+        listing = listed("s3://raw")
+        refusal = ("unsupported_key", False)
+        assert codes(listing) == {
+            "s3://raw/good.mp4": None,
+            "s3://raw/v/good.mp4": None,
+            "s3://raw/v//b.mp4": refusal,
+            "s3://raw/v/../c.mp4": refusal,
+            "s3://raw/./d.mp4": refusal,
+        }
+        assert listing.skipped == 1
+        rows = "".join(f"s3://raw/{key}\n" for key in (*odd, "v/good.mp4", "v/", "/good.mp4"))
+        client.put_object(Bucket="raw", Key="list.txt", Body=rows.encode())
+        found = codes(listed("s3://raw/list.txt"))
+        assert found.pop("s3://raw/v/good.mp4") is None
+        assert len(found) == len(odd) + 2
+        assert set(found.values()) == {refusal}
+
+
+def test_a_table_in_a_bucket_names_objects_only(raw: Path) -> None:
+    rows = ["/etc/passwd", "file:///etc/passwd", "file:/etc/passwd", f"{raw}/b.mp4", "../../x"]
+    rows += ["b.mp4", "s3://raw/v/b.mp4", "s3://other/c.mp4", "http://h/a.mp4", "a:b.mp4", "~/a"]
+    with moto_bucket("raw", "other") as client:
+        for bucket, key in (("raw", "v/b.mp4"), ("other", "c.mp4"), ("raw", "v/a:b.mp4")):
+            client.put_object(Bucket=bucket, Key=key, Body=b"1")
+        client.put_object(Bucket="raw", Key="v/list.txt", Body="\n".join(rows).encode())
+        listing = listed("s3://raw/v/list.txt", raw / "b.mp4")
+        refusal = ("local_file_refused", False)
+        assert codes(listing) == {
+            "s3://raw/v//etc/passwd": refusal,
+            "s3://raw/v/file:///etc/passwd": refusal,
+            "s3://raw/v/file:/etc/passwd": refusal,
+            f"s3://raw/v/{raw}/b.mp4": refusal,
+            "s3://raw/v/../../x": ("unsupported_key", False),
+            "s3://raw/v/b.mp4": None,
+            "s3://other/c.mp4": None,
+            "http://h/a.mp4": ("unknown_storage", False),
+            "s3://raw/v/a:b.mp4": None,
+            "s3://raw/v/~/a": ("missing_file", True),
+            f"{raw}/b.mp4": None,
+        }
+        told = next(file.error for file in listing.files if file.uri.endswith("//etc/passwd"))
+        assert told is not None
+        assert "'/etc/passwd'" in told.message or "'file:///etc/passwd'" in told.message
+
+        (raw / "mixed.txt").write_text("b.mp4\ns3://raw/v/b.mp4\n")
+        assert set(codes(listed(raw / "mixed.txt")).values()) == {None}
+
+
+def test_a_request_that_fails_is_no_verdict_on_the_object(monkeypatch: pytest.MonkeyPatch) -> None:
+    with moto_bucket("raw") as client:
+        for key in ("a.mp4", "b.mp4", "empty.mp4"):
+            client.put_object(Bucket="raw", Key=key, Body=b"" if key == "empty.mp4" else b"1")
+        client.put_object(Bucket="raw", Key="list.txt", Body=b"a.mp4\nb.mp4\n")
+        monkeypatch.setattr(Storage, "head", failing_for("a.mp4", "storage_failed"))
+        assert codes(listed("s3://raw/list.txt")) == {
+            "s3://raw/a.mp4": ("storage_failed", True),
+            "s3://raw/b.mp4": None,
+        }
+        monkeypatch.setattr(Storage, "head", failing_for("empty.mp4", "storage_denied"))
+        assert "s3://raw/empty.mp4" in codes(listed("s3://raw"))
+
+
+def failing_for(path: str, code: str) -> Callable[[Storage, str], ObjectInfo]:
+    """`Storage.head` that fails for one object."""
+    head = Storage.head
+
+    def failing(storage: Storage, asked: str) -> ObjectInfo:
+        if asked == path:
+            raise StorageError(code, "Not now.", remedy="Wait.", retryable=True)
+        return head(storage, asked)
+
+    return failing
