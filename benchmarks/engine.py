@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import argparse
 import collections
-import json
 import os
 import pickle
 import threading
@@ -28,7 +27,7 @@ from curation.config import JobConfiguration, load_configuration
 from curation.engine import Engine
 from curation.inputs import list_inputs
 from curation.measure import plan_units
-from curation.resolve import resolve
+from curation.resolve import resolve, stage_calls
 from curation.tasks import Task
 from manifests.errors import TwinreelError
 from stages.child import KillableChild
@@ -64,6 +63,7 @@ class DataWorker:
 def unit_tasks(bucket: str, configuration: JobConfiguration) -> list[UnitTask]:
     """The bucket's units, longest first, as a job would queue them."""
     resolved = resolve(configuration)
+    calls = stage_calls(configuration, resolved)
     tasks = []
     for file in list_inputs([bucket], configuration.inputs.skip_suffixes).files:
         try:
@@ -82,11 +82,8 @@ def unit_tasks(bucket: str, configuration: JobConfiguration) -> list[UnitTask]:
                     unit.end_s,
                     unit.open_start,
                     unit.open_end,
-                    {
-                        name: json.dumps(configuration.stage_parameters(name))
-                        for name in resolved.signal_stages
-                    },
-                    {**resolved.fingerprints, "unit": resolved.unit},
+                    {name: calls[name] for name in resolved.signal_stages},
+                    resolved.unit,
                     1,
                     0.1,
                 )

@@ -34,7 +34,7 @@ from curation.engine import Engine
 from curation.inputs import list_inputs
 from curation.job import Job, open_store
 from curation.measure import measure
-from curation.resolve import resolve
+from curation.resolve import resolve, stage_calls
 from curation.tasks import Task
 from manifests.lease import Lease
 
@@ -78,14 +78,10 @@ def stages_alone(uri: str) -> None:
     configuration = load_configuration(None, None, [])
     resolved = resolve(configuration)
     source = probe(uri)
-    parameters = {
-        name: json.dumps(configuration.stage_parameters(name)) for name in resolved.signal_stages
-    }
-    fingerprints = {**resolved.fingerprints, "unit": resolved.unit}
+    calls = stage_calls(configuration, resolved)
+    stages = {name: calls[name] for name in resolved.signal_stages}
     end_s = source.duration_s
-    task = UnitTask(
-        "source", uri, source, 0, 0.0, end_s, True, True, parameters, fingerprints, 1, 1.0
-    )
+    task = UnitTask("source", uri, source, 0, 0.0, end_s, True, True, stages, resolved.unit, 1, 1.0)
     measure_unit(task)
 
 

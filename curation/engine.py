@@ -24,7 +24,7 @@ from curation.pool import Pool
 from curation.tasks import Attempt, Outcome, Task, actor_lost, comes_back, failure_of
 from curation.worker import ModelWorker, Worker
 from manifests.errors import TwinreelError, UsageError
-from stages.clip import StageCall
+from stages.contract import StageCall
 
 _LOCAL_OBJECT_STORE_BYTES = 512 << 20
 """Room for two batches of what models see; Ray puts on disk what goes beyond."""

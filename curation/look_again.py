@@ -7,7 +7,6 @@ gates are asked again.
 from __future__ import annotations
 
 import itertools
-import json
 from collections.abc import Iterator, Mapping
 from typing import Any
 
@@ -16,11 +15,12 @@ import duckdb
 from curation.job import Batch, Job, error_record
 from curation.measured import MeasuredUnit, StoredRows, measured_units, source_format, unit_key
 from curation.progress import Progress
+from curation.resolve import stage_calls
 from curation.tasks import Outcome, Task
 from manifests.decide import decide
 from manifests.records import to_mapping
-from stages.clip import ClipMeasurement, ClipResult, StageCall
-from stages.contract import ClipStage, ClipTask, ModelStage
+from stages.clip import ClipMeasurement, ClipResult
+from stages.contract import ClipStage, ClipTask, ModelStage, StageCall
 from stages.segment import first_look, struct_of
 
 _CLIP_COLUMNS = (
@@ -58,12 +58,7 @@ def _run(
     batch: Batch,
 ) -> None:
     """Measure the chosen clips and add their rows to the batch."""
-    call = StageCall(
-        name,
-        json.dumps(job.configuration.stage_parameters(name), sort_keys=True),
-        stage.backend,
-        job.resolved.fingerprints[name],
-    )
+    call = stage_calls(job.configuration, job.resolved)[name]
     under_way: dict[str, dict[str, Any]] = {}
     tasks = _tasks(job, connection, stage, call, chosen, under_way)
     progress = Progress(name, len(chosen), "clips")

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
-import json
 import math
 from collections.abc import Iterable, Mapping
 from typing import Any, Literal
@@ -19,6 +18,7 @@ from curation.job import Batch, Job, error_record
 from curation.look_again import look_again
 from curation.measured import MeasuredUnit, measured_units, rows_of, source_format
 from curation.progress import Progress
+from curation.resolve import stage_calls
 from curation.tasks import Task
 from manifests.errors import MediaError
 from manifests.records import SourceRow, Span
@@ -131,10 +131,7 @@ def plan_units(source: Mapping[str, Any], unit_s: float) -> list[PlannedUnit]:
 def unit_tasks(job: Job, connection: duckdb.DuckDBPyConnection) -> list[UnitTask]:
     """The units that lack results, each with the stages that they lack."""
     signal_stages = job.resolved.signal_stages
-    parameters = {
-        name: json.dumps(job.configuration.stage_parameters(name), sort_keys=True)
-        for name in signal_stages
-    }
+    calls = stage_calls(job.configuration, job.resolved)
     sources = rows_of(
         connection,
         "SELECT * FROM sources WHERE status = 'ok' AND modality IN ('video', 'audio') ORDER BY uri",
@@ -174,8 +171,8 @@ def unit_tasks(job: Job, connection: duckdb.DuckDBPyConnection) -> list[UnitTask
                     open_start=unit.open_start,
                     open_end=unit.open_end,
                     span_end_s=unit.span_end_s,
-                    stages={name: parameters[name] for name in signal_stages if name in names},
-                    fingerprints={**job.resolved.fingerprints, "unit": job.resolved.unit},
+                    stages={name: calls[name] for name in signal_stages if name in names},
+                    fingerprint=job.resolved.unit,
                     thread_count=job.configuration.decode.threads,
                     max_damaged_share=job.configuration.decode.max_damaged_share,
                 )
@@ -209,16 +206,33 @@ def decode_units(job: Job) -> None:
 
 
 def cut_clips(job: Job) -> None:
-    """Cut clips and sum up signals wherever clips of this segmentation lack a struct."""
+    """Cut clips and sum up signals wherever clips of this segmentation lack a struct.
+
+    A struct that failed for now counts as missing. Where it is the cuts themselves that could not
+    be looked for, there are no clips until they can.
+    """
     stages = job.resolved.summed_stages
-    complete = " AND ".join(f"{name} IS NOT NULL" for name in stages) or "true"
+    complete = "".join(
+        f" AND {name} IS NOT NULL AND NOT coalesce({name}.error.retryable, false)"
+        for name in stages
+    )
+    cuts = "loudness" if job.configuration.clip.cut == "silences" else "shots"
+    without_cuts = f"""SELECT source_id, unit_index, error FROM signals
+        WHERE stage = '{cuts}' AND error.retryable"""
     with job.connect() as connection:
+        waiting = rows_of(connection, without_cuts)
+        if waiting:
+            job.notes.append(
+                f"{len(waiting)} units are not cut into clips yet, because {cuts} failed for now"
+                f" ({waiting[0]['error']['message']}). Run the same command again."
+            )
         missing = rows_of(
             connection,
             f"""SELECT u.source_id, u.unit_index FROM units u
+            ANTI JOIN ({without_cuts}) w USING (source_id, unit_index)
             WHERE u.status = 'ok' AND NOT EXISTS (
                 SELECT 1 FROM clips c WHERE c.source_id = u.source_id
-                AND c.unit_index = u.unit_index AND {complete})
+                AND c.unit_index = u.unit_index{complete})
             ORDER BY ALL""",
         )
         if not missing:

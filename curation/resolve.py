@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import importlib.util
+import json
 from collections.abc import Mapping
 from typing import Any
 
@@ -14,7 +15,7 @@ from manifests.gates import policy_fingerprint
 from manifests.mix import MIX_VERSION
 from manifests.view import Selection
 from stages.attributes import ATTRIBUTES_VERSION
-from stages.contract import Backend, ClipStage, SignalStage, Stage
+from stages.contract import Backend, ClipStage, SignalStage, Stage, StageCall
 from stages.registry import STAGES
 from stages.sample import PackProfile
 from stages.weights.catalogue import CATALOGUE, WeightSet
@@ -110,6 +111,20 @@ def resolve(configuration: JobConfiguration, remembered: Remembered | None = Non
         ),
         profile=profile,
     )
+
+
+def stage_calls(configuration: JobConfiguration, resolved: Resolved) -> dict[str, StageCall]:
+    """Every stage that can be had, by name, as workers are told of it."""
+    stages: dict[str, Stage[Any]] = {**resolved.signal_stages, **resolved.clip_stages}
+    return {
+        name: StageCall(
+            name,
+            json.dumps(configuration.stage_parameters(name), sort_keys=True),
+            stage.backend,
+            resolved.fingerprints[name],
+        )
+        for name, stage in stages.items()
+    }
 
 
 def remember(resolved: Resolved) -> Remembered:

@@ -15,7 +15,8 @@ from stages.child import KillableChild
 from stages.models.device import DeviceLostError
 
 if TYPE_CHECKING:
-    from stages.clip import ClipResult, StageCall
+    from stages.clip import ClipResult
+    from stages.contract import StageCall
 
 _WORTH_ANOTHER_TRY = frozenset({"decoder_crashed", "decoder_hung", "decoder_out_of_memory"})
 

@@ -10,13 +10,13 @@ from typing import Any
 
 from manifests.errors import MediaError, TwinreelError
 from stages.contract import (
-    Backend,
     ClipStage,
     ClipTask,
     Findings,
     ModelStage,
     NotApplicable,
     Ready,
+    StageCall,
     StageParameters,
 )
 from stages.models.device import (
@@ -28,16 +28,6 @@ from stages.models.device import (
 )
 from stages.registry import build_clip_stage
 from stages.segment import struct_of
-
-
-@dataclasses.dataclass(frozen=True)
-class StageCall:
-    """A clip stage as a job has resolved it: its parameters are JSON."""
-
-    name: str
-    parameters: str
-    backend: Backend
-    fingerprint: str
 
 
 @dataclasses.dataclass(frozen=True)
@@ -68,10 +58,12 @@ def measure_clip(task: ClipMeasurement) -> ClipResult | ForModel:
 
     Raises:
         MediaError: the clip cannot be decoded.
+        UsageError: as `Stage.check_backend`, of a stage that needs no model process.
     """
     stage = _stage(task.stage)
     fingerprint = task.stage.fingerprint
     if not isinstance(stage, ModelStage):
+        stage.check_backend()
         return _result(stage, stage.measure(task.clip), fingerprint)
     prepared = stage.prepare(task.clip)
     if isinstance(prepared, NotApplicable):
@@ -88,12 +80,13 @@ class LoadedStage:
         call: which stage.
 
     Raises:
-        UsageError: `missing_weights` or `bad_weights`.
+        UsageError: `missing_weights`, `other_weights` or `bad_weights`.
     """
 
     def __init__(self, call: StageCall) -> None:
         stage = _stage(call)
         assert isinstance(stage, ModelStage)
+        stage.check_backend()
         self._stage = stage
         self._fingerprint = call.fingerprint
         self._model = stage.load(best_device())

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import abc
 import dataclasses
+import platform
 from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar, Generic, Literal, TypeVar
 
@@ -18,6 +19,7 @@ import numpy as np
 import numpy.typing as npt
 import pydantic
 
+from manifests.errors import UsageError
 from manifests.fingerprint import fingerprint
 from stages.media.blocks import AudioBlock, Picture, SourceFormat
 
@@ -44,6 +46,19 @@ class Backend:
 
     name: str
     weights_sha256: str | None = None
+
+
+@dataclasses.dataclass(frozen=True)
+class StageCall:
+    """A stage as a job has resolved it, for workers: its parameters are JSON.
+
+    Whoever measures uses this backend and no other, for the fingerprint speaks of it.
+    """
+
+    name: str
+    parameters: str
+    backend: Backend
+    fingerprint: str
 
 
 @dataclasses.dataclass(frozen=True)
@@ -132,6 +147,36 @@ class Stage(abc.ABC, Generic[P]):
         Raises:
             UsageError: the backend is unknown, or its weights are missing (says how to get them).
         """
+
+    def check_backend(self) -> None:
+        """Make sure that this machine has the packages and the very weights that the job found.
+
+        To be called where they are about to be loaded: results of others must not be written under
+        the job's fingerprint.
+
+        Raises:
+            UsageError: `other_weights`, or as `resolve_backend`; always retryable, because another
+                machine may have them, or this one later.
+        """
+        try:
+            named = self.parameters.model_copy(update={"backend": self.backend.name})
+            here = type(self)(named).backend
+        except UsageError as error:
+            error.retryable = True
+            raise
+        except OSError as error:
+            raise self._other_weights(f"cannot be read here ({error})") from error
+        if here != self.backend:
+            raise self._other_weights("are not here those that the job began with")
+
+    def _other_weights(self, what: str) -> UsageError:
+        return UsageError(
+            "other_weights",
+            f"The weights of {self.backend.name} {what} (on {platform.node()}).",
+            subject=f"stages.{self.name}.backend",
+            remedy="Put the same files on all machines, and run the same command again.",
+            retryable=True,
+        )
 
     @classmethod
     def weights(cls, backend: str) -> tuple[str, ...]:

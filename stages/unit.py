@@ -14,7 +14,7 @@ import pyarrow as pa
 
 from manifests.errors import MediaError, TwinreelError
 from manifests.records import ErrorRecord, Span, UnitRow, arrow_type
-from stages.contract import Observation, Observer, Signals, SignalStage, StageParameters
+from stages.contract import Observation, Observer, Signals, SignalStage, StageCall, StageParameters
 from stages.heartbeat import beat
 from stages.media.blocks import AudioBlock, Picture, SourceFormat
 from stages.media.decode import decode_unit
@@ -30,8 +30,8 @@ class UnitTask:
     """One unit to measure, with the stages that lack results for it.
 
     `start_s` and `end_s` are the plan; the first unit of a span starts wherever its pictures do,
-    the last ends wherever they end, at `span_end_s` at the latest. `stages` holds each stage's
-    parameters as JSON, `fingerprints` the stages' fingerprints and, under `unit`, the decode's own.
+    the last ends wherever they end, at `span_end_s` at the latest. `stages` holds the stages by
+    name as the job has resolved them, `fingerprint` is the decode's own.
     """
 
     source_id: str
@@ -42,8 +42,8 @@ class UnitTask:
     end_s: float
     open_start: bool
     open_end: bool
-    stages: Mapping[str, str]
-    fingerprints: Mapping[str, str]
+    stages: Mapping[str, StageCall]
+    fingerprint: str
     thread_count: int
     max_damaged_share: float
     span_end_s: float = math.inf
@@ -107,8 +107,8 @@ def measure_unit(task: UnitTask) -> UnitResult:
             it is damaged than the settings allow.
     """
     watchers = [
-        _Watcher(_stage(name, parameters), task.source)
-        for name, parameters in task.stages.items()
+        _Watcher(_stage(call), task.source)
+        for name, call in task.stages.items()
         if _applies(SIGNAL_STAGES[name], task.source)
     ]
     if task.source.audio_index is None and task.source.video_index is None:
@@ -147,10 +147,9 @@ def measure_unit(task: UnitTask) -> UnitResult:
         rows["signals"].append(signals_row)
         for table, table_rows in side_rows.items():
             rows.setdefault(table, []).extend(table_rows)
-    for name, parameters in task.stages.items():
+    for name in task.stages:
         if not _applies(SIGNAL_STAGES[name], task.source):
-            backend = _stage(name, parameters).backend.name
-            rows["signals"].append(_signals_row(task, name, backend, "not_applicable"))
+            rows["signals"].append(_signals_row(task, name, "not_applicable"))
     return UnitResult(_unit_row(task, span), rows)
 
 
@@ -167,17 +166,20 @@ def failed_unit(task: UnitTask, error: ErrorRecord) -> UnitRow:
         [],
         "failed",
         error,
-        task.fingerprints["unit"],
+        task.fingerprint,
     )
 
 
 class _Watcher:
-    """A stage's observer, kept from harming the others: what it raises fails its own struct."""
+    """A stage's observer, kept from harming the others: what it raises fails its own struct.
+
+    So does a machine that lacks what the job has resolved: no other backend takes its place.
+    """
 
     def __init__(self, stage: SignalStage[StageParameters], source: SourceFormat) -> None:
         self.stage = stage
-        self._observer: Observer = stage.observer(source)
         self._error: ErrorRecord | None = None
+        self._observer: Observer = self._guard(lambda: _observer(stage, source))
 
     def picture(self, picture: Picture) -> None:
         if self._error is None:
@@ -195,10 +197,9 @@ class _Watcher:
         if self._error is None:
             start_s, end_s = span.start_s, span.end_s
             observation = self._guard(lambda: self._observer.finish(start_s, end_s))
-        backend = self.stage.backend.name
         if observation is None:
-            return _signals_row(task, self.stage.name, backend, "failed", self._error), {}
-        row = _signals_row(task, self.stage.name, backend, "ok")
+            return _signals_row(task, self.stage.name, "failed", self._error), {}
+        row = _signals_row(task, self.stage.name, "ok")
         signals = observation.signals
         row |= {"start_s": signals.start_s, "rate_hz": signals.rate_hz}
         row["bins"] = len(next(iter(signals.series.values())))
@@ -207,7 +208,7 @@ class _Watcher:
         keys = {
             "source_id": task.source_id,
             "unit_index": task.unit_index,
-            "fingerprint": task.fingerprints[self.stage.name],
+            "fingerprint": task.stages[self.stage.name].fingerprint,
         }
         sides = {
             table: [{**keys, **side} for side in side_rows]
@@ -227,9 +228,16 @@ class _Watcher:
 
 
 @functools.lru_cache(maxsize=64)
-def _stage(name: str, parameters: str) -> SignalStage[StageParameters]:
-    """The stage, built once a process: some load weights."""
-    return build_signal_stage(name, json.loads(parameters))
+def _stage(call: StageCall) -> SignalStage[StageParameters]:
+    """The stage, built once a process."""
+    return build_signal_stage(call.name, json.loads(call.parameters), call.backend)
+
+
+def _observer(stage: SignalStage[StageParameters], source: SourceFormat) -> Observer:
+    # Where a second look is to be had, it is the one that loads the backend's weights.
+    if stage.second_look() is None:
+        stage.check_backend()
+    return stage.observer(source)
 
 
 def _applies(stage: type[SignalStage[Any]], source: SourceFormat) -> bool:
@@ -262,14 +270,13 @@ def _unit_row(task: UnitTask, span: DecodedSpan) -> UnitRow:
         [Span(part.start_s, part.end_s) for part in span.damaged],
         "ok",
         None,
-        task.fingerprints["unit"],
+        task.fingerprint,
     )
 
 
 def _signals_row(
     task: UnitTask,
     stage: str,
-    backend: str,
     status: str,
     error: ErrorRecord | None = None,
 ) -> dict[str, Any]:
@@ -282,6 +289,6 @@ def _signals_row(
         "bins": None,
         "status": status,
         "error": None if error is None else dataclasses.asdict(error),
-        "backend": backend,
-        "fingerprint": task.fingerprints[stage],
+        "backend": task.stages[stage].backend.name,
+        "fingerprint": task.stages[stage].fingerprint,
     }

@@ -18,10 +18,10 @@ from av.video.stream import VideoStream
 from manifests.errors import MediaError
 from stages.heartbeat import beat
 from stages.media.blocks import SourceFormat
+from stages.media.formats import STILL_FORMATS
 from stages.media.open import open_media
 
 _FULL_RANGE = 2  # AVCOL_RANGE_JPEG
-_STILL_IMAGE_CONTAINERS = frozenset({"image2", "png_pipe", "jpeg_pipe", "webp_pipe", "bmp_pipe"})
 _PROBE_PACKETS = 2000
 """How many packets are tried before a stream counts as undecodable."""
 _LEAST_VIDEO_BYTES_PER_S = 4096
@@ -72,7 +72,7 @@ def probe(uri: str) -> SourceFormat:
             audio = None
         origin_s = (container.start_time or 0) / av.time_base
         duration_s = _duration_s(container, video, audio, origin_s)
-        still = container.format.name in _STILL_IMAGE_CONTAINERS or (
+        still = container.format.name in STILL_FORMATS or (
             video is not None and audio is None and video.frames == 1 and not duration_s
         )
         aspect = 1.0
@@ -221,4 +221,7 @@ def _last_packet_s(
             if packet.pts is not None and packet.time_base:
                 length = packet.duration or 0
                 end_s = max(end_s, float((packet.pts + length) * packet.time_base) - origin_s)
+                if container.format.name in STILL_FORMATS:
+                    # What follows are other views of it (MPO, gain maps), which take no time.
+                    break
     return end_s

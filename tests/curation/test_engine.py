@@ -19,8 +19,8 @@ from curation.engine import Engine
 from curation.pool import Pool
 from curation.tasks import Outcome, Task
 from manifests.errors import TwinreelError
-from stages.clip import ClipMeasurement, StageCall
-from stages.contract import ClipTask
+from stages.clip import ClipMeasurement
+from stages.contract import ClipTask, StageCall
 from stages.media.probe import probe
 from stages.registry import build_clip_stage
 

@@ -15,8 +15,8 @@ import curation.worker
 from curation.worker import ModelWorker
 from manifests.errors import TwinreelError
 from stages.audio_class import ClipSound
-from stages.clip import ClipResult, LoadedStage, StageCall
-from stages.contract import Backend
+from stages.clip import ClipResult, LoadedStage
+from stages.contract import Backend, StageCall
 from stages.models.device import DeviceLostError, best_device, device_fault
 from stages.registry import build_clip_stage
 

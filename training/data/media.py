@@ -14,6 +14,7 @@ from av.video.reformatter import Interpolation
 from torch import Tensor
 
 from manifests.errors import MediaError
+from stages.media.open import open_container
 
 
 def fit_size(width: int, height: int, *, area_px: int, multiple: int) -> tuple[int, int]:
@@ -52,7 +53,7 @@ def read_pictures(
             video = [av.VideoFrame.from_ndarray(picture, format="rgb24") for picture in stored]
             pictures = [fit_picture(picture, width, height) for picture in video]
         else:
-            with av.open(io.BytesIO(data), "r") as container:
+            with open_container(io.BytesIO(data), subject) as container:
                 pictures = []
                 for picture in container.decode(video=0):
                     pictures.append(fit_picture(picture, width, height))
@@ -87,7 +88,7 @@ def read_picture(path: Path, *, width: int | None = None, height: int | None = N
         MediaError: `image_unreadable`.
     """
     try:
-        with av.open(str(path), "r") as container:
+        with path.open("rb") as file, open_container(file, str(path)) as container:
             picture = next(container.decode(video=0))
         return fit_picture(picture, width or picture.width, height or picture.height)
     except (av.FFmpegError, OSError, StopIteration, IndexError) as error:
@@ -129,7 +130,7 @@ def read_video_file(path: Path, *, frames: int, fps: float, width: int, height: 
     """
     pictures: list[np.ndarray] = []
     try:
-        with av.open(str(path), "r") as container:
+        with path.open("rb") as file, open_container(file, str(path)) as container:
             shown: np.ndarray | None = None
             start_s: float | None = None
             for picture in container.decode(video=0):
@@ -165,7 +166,7 @@ def read_sound_file(path: Path, *, rate_hz: int) -> Tensor:
         MediaError: `sound_unreadable`.
     """
     try:
-        with av.open(str(path), "r") as container:
+        with path.open("rb") as file, open_container(file, str(path)) as container:
             resampler = av.AudioResampler(format="fltp", layout="mono", rate=rate_hz)
             parts = [
                 resampled.to_ndarray()[0]

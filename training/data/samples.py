@@ -6,16 +6,15 @@ import dataclasses
 import hashlib
 import io
 import tarfile
-from collections.abc import Iterator
 from typing import Any
 
-import av
 import duckdb
 import numpy as np
 import soundfile
 
 from manifests.errors import StorageError
 from manifests.storage import Storage, open_storage
+from stages.media.open import open_container
 
 
 @dataclasses.dataclass(frozen=True)
@@ -106,7 +105,7 @@ def verify_samples(out: str, connection: duckdb.DuckDBPyConnection) -> Verificat
         except StorageError as error:
             bad.append(str(error))
             continue
-        found = _count_frames(members)
+        found = _count_frames(members, sample.shard)
         frames += found
         if found != (sample.frames or 0):
             bad.append(f"{sample.shard}: {sample.sample_id} has {found} frames")
@@ -123,14 +122,10 @@ def verify_samples(out: str, connection: duckdb.DuckDBPyConnection) -> Verificat
     )
 
 
-def _count_frames(members: dict[str, Any]) -> int:
+def _count_frames(members: dict[str, Any], subject: str) -> int:
     if "video.npy" in members:
         return int(np.load(io.BytesIO(members["video.npy"]), mmap_mode=None).shape[0])
     if "mp4" not in members:
         return 0
-    with av.open(io.BytesIO(members["mp4"]), "r") as container:
-        return sum(1 for _ in _frames(container))
-
-
-def _frames(container: av.container.InputContainer) -> Iterator[av.VideoFrame]:
-    yield from container.decode(video=0)
+    with open_container(io.BytesIO(members["mp4"]), subject) as container:
+        return sum(1 for _ in container.decode(video=0))

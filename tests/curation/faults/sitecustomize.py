@@ -23,6 +23,7 @@ from importlib.machinery import ModuleSpec
 from types import ModuleType
 from typing import Any
 
+_OPENER = "stages.media.open"
 _STEPS = {"-unit": "stages.unit", "-pack": "stages.packing"}
 
 
@@ -35,25 +36,25 @@ class _PatchedLoader(importlib.abc.Loader):
 
     def exec_module(self, module: ModuleType) -> None:
         self._loader.exec_module(module)
-        open_file = vars(module)["open"]
+        open_file = vars(module)["open_container"]
 
-        def open_or_misbehave(file: Any, *arguments: Any, **options: Any) -> Any:
-            _misbehave(os.path.basename(str(getattr(file, "name", file))))  # noqa: PTH119
-            return open_file(file, *arguments, **options)
+        def open_or_misbehave(file: Any, subject: str) -> Any:
+            _misbehave(os.path.basename(subject))  # noqa: PTH119
+            return open_file(file, subject)
 
-        vars(module)["open"] = open_or_misbehave
+        vars(module)["open_container"] = open_or_misbehave
 
 
 class _Finder(importlib.abc.MetaPathFinder):
-    """Lets `av` be found by those that follow, and patches it once it is loaded."""
+    """Lets `_OPENER` be found by those that follow, and patches it once it is loaded."""
 
     def find_spec(
         self, fullname: str, path: Sequence[str] | None, target: ModuleType | None = None
     ) -> ModuleSpec | None:
-        if fullname != "av":
+        if fullname != _OPENER:
             return None
         sys.meta_path.remove(self)
-        spec = importlib.util.find_spec("av")
+        spec = importlib.util.find_spec(_OPENER)
         if spec is not None and spec.loader is not None:
             spec.loader = _PatchedLoader(spec.loader)
         return spec
