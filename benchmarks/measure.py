@@ -232,12 +232,11 @@ def _warm(engine: Engine, uri: str) -> None:
         measure_cost(uri, engine)
 
 
-def warm_up(uri: str, progress: Callable[[], None]) -> None:
-    """In the child: imports."""
+def warm_up(_: str) -> None:
+    """In the child: imports, and long enough for every worker to take one."""
     import stages.clip  # noqa: PLC0415
     import stages.unit  # noqa: F401, PLC0415
 
-    progress()
     time.sleep(0.3)
 
 
