@@ -17,11 +17,10 @@ import duckdb
 from curation.inputs import InputFile
 from curation.job import Batch, Job, error_record
 from curation.look_again import look_again
-from curation.measured import MeasuredUnit, measured_units, rows_of, source_format
+from curation.measured import MeasuredUnit, measured_units, rows_of, source_format, unit_key
 from curation.progress import Progress
 from curation.tasks import Task
-from manifests.errors import MediaError
-from manifests.records import SourceRow
+from manifests.records import ErrorRecord, SourceRow
 from stages.media.blocks import SourceFormat
 from stages.segment import Shot, cut_unit, summarise_clip
 from stages.unit import UnitResult, UnitTask, failed_unit, signals_from_row
@@ -57,7 +56,9 @@ def probe_sources(job: Job, files: list[InputFile]) -> None:
     progress = Progress("probe", len(tasks), "files")
     for outcome in job.engine.run(tasks):
         file = by_uri[outcome.task.subject]
-        batch.add({"sources": [_source_row(job, file, outcome.result, outcome.error)]})
+        earlier = (known.get(file.source_id) or {}).get("error")
+        error = error_record(outcome.error, earlier) if outcome.error is not None else None
+        batch.add({"sources": [_source_row(job, file, outcome.result, error)]})
         progress.advance(failed=outcome.error is not None)
     batch.flush()
     if tasks:
@@ -158,6 +159,13 @@ def decode_units(job: Job) -> None:
     """Decode every unit that lacks signals, once; a source none of whose units decodes fails."""
     with job.connect() as connection:
         tasks = unit_tasks(job, connection)
+        earlier = {
+            unit_key(row): row["error"]
+            for row in rows_of(
+                connection,
+                "SELECT source_id, unit_index, error FROM units WHERE error IS NOT NULL",
+            )
+        }
     # The longest first: the last worker to finish then has the least left to do.
     tasks.sort(key=lambda task: (task.start_s - task.end_s, task.uri, task.unit_index))
     progress = Progress("decode", len(tasks), "units")
@@ -168,7 +176,9 @@ def decode_units(job: Job) -> None:
         progress.advance(failed=outcome.error is not None)
         job.decoded_units += 1
         if outcome.error is not None:
-            failure = failed_unit(outcome.task.argument, error_record(outcome.error))
+            task = outcome.task.argument
+            before = earlier.get((task.source_id, task.unit_index))
+            failure = failed_unit(task, error_record(outcome.error, before))
             batch.add({"units": [failure]})
         else:
             result: UnitResult = outcome.result
@@ -176,20 +186,38 @@ def decode_units(job: Job) -> None:
     batch.flush()
     if tasks:
         progress.close()
-        _fail_undecodable_sources(job)
+    _fail_undecodable_sources(job)
 
 
 def cut_clips(job: Job) -> None:
-    """Cut clips and sum up signals wherever clips of this segmentation lack a struct."""
+    """Cut clips and sum up signals wherever clips of this segmentation lack a struct.
+
+    A struct that says that its signals failed for now is lacking once they are there; where those
+    failed that say where to cut, nothing is cut yet.
+    """
     stages = job.resolved.summed_stages
-    complete = " AND ".join(f"{name} IS NOT NULL" for name in stages) or "true"
+    lacking = " OR ".join(
+        f"""c.{name} IS NULL OR (c.{name}.error.retryable
+            AND NOT list_contains(coalesce(f.stages, []), '{name}'))"""
+        for name in stages
+    )
+    cutting = "loudness" if job.configuration.clip.cut == "silences" else "shots"
     with job.connect() as connection:
         missing = rows_of(
             connection,
-            f"""SELECT u.source_id, u.unit_index FROM units u
-            WHERE u.status = 'ok' AND NOT EXISTS (
-                SELECT 1 FROM clips c WHERE c.source_id = u.source_id
-                AND c.unit_index = u.unit_index AND {complete})
+            f"""WITH failed_for_now AS (
+                SELECT source_id, unit_index, list(stage) AS stages FROM signals
+                WHERE error.retryable GROUP BY ALL
+            ), whole AS (
+                SELECT DISTINCT source_id, unit_index FROM clips c
+                LEFT JOIN failed_for_now f USING (source_id, unit_index)
+                WHERE NOT coalesce({lacking or "false"}, false)
+            )
+            SELECT u.source_id, u.unit_index FROM units u
+            LEFT JOIN failed_for_now f USING (source_id, unit_index)
+            WHERE u.status = 'ok' AND NOT list_contains(coalesce(f.stages, []), '{cutting}')
+                AND NOT EXISTS (SELECT 1 FROM whole w
+                    WHERE w.source_id = u.source_id AND w.unit_index = u.unit_index)
             ORDER BY ALL""",
         )
         if not missing:
@@ -223,7 +251,7 @@ def _carried(
 
 
 def _source_row(
-    job: Job, file: InputFile, found: SourceFormat | None, error: Exception | None
+    job: Job, file: InputFile, found: SourceFormat | None, error: ErrorRecord | None
 ) -> SourceRow:
     carried, licence, split = _carried(job, file)
     fields = dict.fromkeys(_FORMAT_FIELDS) if found is None else dataclasses.asdict(found)
@@ -238,20 +266,26 @@ def _source_row(
         licence=licence,
         carried=carried,
         status="ok" if error is None else "failed",
-        error=error_record(error) if isinstance(error, MediaError) else None,
+        error=error,
         fingerprint=job.resolved.selection.probe or "",
         **fields,
     )
 
 
 def _fail_undecodable_sources(job: Job) -> None:
-    """A source that probed well but none of whose units decodes is a failed source."""
+    """A source that probed well but none of whose units decodes is a failed source.
+
+    Its error is the first unit's; if any unit may still decode, the first such unit's, so that the
+    next run tries the source again.
+    """
     columns = ", ".join(f"s.{field.name}" for field in dataclasses.fields(SourceRow))
     with job.connect() as connection:
         rows = rows_of(
             connection,
             f"""SELECT {columns}, u.first_error FROM sources s JOIN (
-                SELECT source_id, arg_min(error, unit_index) AS first_error FROM units
+                SELECT source_id, arg_min(
+                    error, {{'final': NOT coalesce(error.retryable, false), 'index': unit_index}}
+                ) AS first_error FROM units
                 GROUP BY source_id HAVING bool_and(status = 'failed')
             ) u USING (source_id) WHERE s.status = 'ok' ORDER BY s.uri""",
         )

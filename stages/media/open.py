@@ -53,6 +53,7 @@ def open_media(uri: str) -> av.container.InputContainer:
             "The file may not be read.",
             subject=uri,
             remedy="Give the job read access.",
+            retryable=True,
         ) from error
     except (av.error.FFmpegError, ValueError) as error:
         raise MediaError(
