@@ -26,9 +26,8 @@ from curation.measured import StoredRows, source_format
 from curation.progress import Progress
 from curation.tasks import Task
 from manifests.decide import decide
-from manifests.errors import TwinreelError
 from manifests.gates import gates_without
-from manifests.records import CaptionRow, VerifiedRecord, to_mapping
+from manifests.records import CaptionRow, ErrorRecord, VerifiedRecord, to_mapping
 from stages.attributes import caption as describe
 from stages.caption_media import ClipMediaTask
 from stages.media.conform import Margins
@@ -95,7 +94,7 @@ def _ask(job: Job, rows: StoredRows) -> None:
     batch = Batch(job, tasks=_COMMIT_ANSWERS, seconds=_COMMIT_EVERY_S)
     progress = Progress("caption", len(rows), "clips")
     # vLLM takes requests in a thread of its own: what fails there is written down here.
-    failed: collections.deque[tuple[str, TwinreelError]] = collections.deque()
+    failed: collections.deque[CaptionRow] = collections.deque()
     under_way: dict[str, dict[str, Any]] = {}
     requests = _requests(job, rows, under_way, failed)
     left_out = False
@@ -107,8 +106,8 @@ def _ask(job: Job, rows: StoredRows) -> None:
             row = under_way.pop(outcome.clip_id)
             batch.add({"captions": [_outcome_row(job, row, outcome)]})
             progress.advance(failed=outcome.error is not None)
-            _record(job, failed, batch, progress)
-        _record(job, failed, batch, progress)
+            _record(failed, batch, progress)
+        _record(failed, batch, progress)
     finally:
         # Answers that were paid for are kept, whatever ended the phase.
         batch.flush()
@@ -135,11 +134,11 @@ def _requests(
     job: Job,
     rows: StoredRows,
     under_way: dict[str, dict[str, Any]],
-    failed: collections.deque[tuple[str, TwinreelError]],
+    failed: collections.deque[CaptionRow],
 ) -> Iterator[CaptionRequest]:
     """Requests as their clips are decoded, whose rows go to `under_way`.
 
-    Clips that cannot be decoded go to `failed`.
+    What is to be said of clips that cannot be decoded goes to `failed`.
     """
 
     def tasks() -> Iterator[Task]:
@@ -153,20 +152,14 @@ def _requests(
             facts = clip_facts(under_way[clip_id], job.configuration.caption)
             yield CaptionRequest(clip_id, outcome.result, facts)
         else:
-            del under_way[clip_id]
-            failed.append((clip_id, outcome.error))
+            earlier = (under_way.pop(clip_id)["caption"] or {}).get("error")
+            failed.append(_row(job, clip_id, error=error_record(outcome.error, earlier)))
 
 
-def _record(
-    job: Job,
-    failed: collections.deque[tuple[str, TwinreelError]],
-    batch: Batch,
-    progress: Progress,
-) -> None:
+def _record(failed: collections.deque[CaptionRow], batch: Batch, progress: Progress) -> None:
     """Add the rows of clips that could not be decoded."""
     while failed:
-        clip_id, error = failed.popleft()
-        batch.add({"captions": [_row(job, clip_id, error=error)]})
+        batch.add({"captions": [failed.popleft()]})
         progress.advance(failed=True)
 
 
@@ -236,7 +229,12 @@ def _verified(row: Mapping[str, Any], answer: Answer) -> VerifiedRecord:
 def _outcome_row(job: Job, row: Mapping[str, Any], outcome: CaptionOutcome) -> CaptionRow:
     verified = _verified(row, outcome.answer) if outcome.answer is not None else None
     return dataclasses.replace(
-        _row(job, outcome.clip_id, answer=outcome.answer, error=outcome.error),
+        _row(
+            job,
+            outcome.clip_id,
+            answer=outcome.answer,
+            error=error_record(outcome.error) if outcome.error is not None else None,
+        ),
         verified=verified,
         requests=outcome.requests,
         input_tokens=outcome.input_tokens,
@@ -246,7 +244,7 @@ def _outcome_row(job: Job, row: Mapping[str, Any], outcome: CaptionOutcome) -> C
 
 
 def _row(
-    job: Job, clip_id: str, *, answer: Answer | None = None, error: TwinreelError | None = None
+    job: Job, clip_id: str, *, answer: Answer | None = None, error: ErrorRecord | None = None
 ) -> CaptionRow:
     selection = job.resolved.selection.caption
     assert selection is not None
@@ -266,7 +264,7 @@ def _row(
         output_tokens=None,
         cost=None,
         status="ok" if error is None else "failed",
-        error=error_record(error) if error is not None else None,
+        error=error,
         fingerprint=selection[1],
     )
 

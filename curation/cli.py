@@ -209,13 +209,23 @@ def verify(
     out: Annotated[str, typer.Argument(help="What `twinreel curate` wrote.")],
     as_json: AsJson = False,
 ) -> None:
-    """Read every kept sample back from its shard: checksum, frames, sound. Exit 1 if one is bad."""
-    from curation.inspect import open_view  # noqa: PLC0415
+    """Read every kept sample back from its shard: checksum, frames, sound.
+
+    Exit 1 if one is bad, or if a kept clip has none since packing it failed.
+    """
+    from curation.inspect import inspect_unpacked, open_view  # noqa: PLC0415
     from training.data.samples import verify_samples  # noqa: PLC0415
 
     result = verify_samples(out, open_view(out))
+    lacking = inspect_unpacked(out)
     if as_json:
-        _print_json(dataclasses.asdict(result))
+        _print_json(
+            {
+                **dataclasses.asdict(result),
+                "unpacked": [dataclasses.asdict(clip) for clip in lacking.clips],
+                "not_packed_yet": lacking.not_yet,
+            }
+        )
     else:
         typer.echo(
             f"{result.samples} samples in {result.shards} shards: {result.frames} frames,"
@@ -223,7 +233,14 @@ def verify(
         )
         for problem in result.bad:
             typer.echo(f"  {problem}")
-    if result.bad:
+        for clip in lacking.clips:
+            typer.echo(f"  not packed  {clip.code}: {clip.uri} (clip {clip.clip_id})")
+            typer.echo(f"              {clip.message}")
+        if lacking.not_yet:
+            typer.echo(
+                f"note: {lacking.not_yet} kept clips are not packed yet: run `twinreel curate`"
+            )
+    if result.bad or lacking.clips:
         raise typer.Exit(1)
 
 

@@ -9,6 +9,8 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
+import duckdb
+
 from curation.annotate import annotate
 from curation.caption import caption, decides
 from curation.config import JobConfiguration
@@ -21,9 +23,10 @@ from curation.pack import pack, plan_samples
 from curation.report import write_job_report
 from curation.resolve import Remembered, missing_parts, resolve
 from curation.select import check_gates, select
+from curation.unpacked import unpacked
 from manifests.address import is_address
 from manifests.errors import UsageError
-from manifests.funnel import Funnel, funnel
+from manifests.funnel import CodeCount, Funnel, funnel
 from manifests.lease import Lease
 
 PHASES = ("measure", "annotate", "select", "caption", "pack")
@@ -245,7 +248,63 @@ def _notes(job: Job, connection: Any) -> list[str]:  # noqa: ANN401 - DuckDB's c
             f"{row[2]} clips are pending: what they wait for is in `pending_on`; run `twinreel"
             " curate` again once the backend is there, or change the gate with `twinreel select`."
         )
+    return [*notes, *_left_for_the_next_run(job, connection)]
+
+
+def _left_for_the_next_run(job: Job, connection: duckdb.DuckDBPyConnection) -> list[str]:
+    """What failed and may pass, and which samples cannot be made at all."""
+    notes = []
+    again = "run the same command again."
+    for table, what, failed in (
+        ("sources", "file", "could not be read"),
+        (
+            "units SEMI JOIN (FROM sources WHERE status = 'ok') USING (source_id)",
+            "stretch",
+            "of files could not be decoded",
+        ),
+        ("captions", "clip", "could not be captioned"),
+    ):
+        codes = [
+            CodeCount(*row)
+            for row in connection.execute(
+                f"SELECT error.code, count(*) FROM {table} WHERE status = 'failed'"
+                " AND error.retryable GROUP BY ALL ORDER BY ALL"
+            ).fetchall()
+        ]
+        if codes:
+            count = _plural(_total(codes), what)
+            notes.append(f"{count} {failed} for now ({_listed(codes)}): {again}")
+    samples = unpacked(connection, job.configuration)
+    if samples.for_now:
+        count = _plural(_total(samples.for_now), "sample")
+        notes.append(f"{count} could not be packed for now ({_listed(samples.for_now)}): {again}")
+    if samples.held:
+        notes.append(
+            f"{_plural(samples.held, 'finished sample')} must wait for other members of their"
+            " shards, once: the next run assembles them."
+        )
+    if samples.for_good:
+        count = _plural(_total(samples.for_good), "kept clip")
+        notes.append(
+            f"{count} could not be packed ({_listed(samples.for_good)}): `twinreel verify` names"
+            " the files."
+        )
     return notes
+
+
+def _total(codes: Sequence[CodeCount]) -> int:
+    return sum(code.count for code in codes)
+
+
+def _listed(codes: Sequence[CodeCount]) -> str:
+    if len(codes) == 1:
+        return codes[0].code
+    return ", ".join(f"{code.code} {code.count}" for code in codes)
+
+
+def _plural(count: int, what: str) -> str:
+    ending = "" if count == 1 else "es" if what.endswith("ch") else "s"
+    return f"{count} {what}{ending}"
 
 
 def _checked_phases(phases: Sequence[str]) -> Sequence[str]:

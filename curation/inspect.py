@@ -10,8 +10,9 @@ import pyarrow as pa
 
 from curation.job import open_store, read_job_file
 from curation.resolve import resolve
+from curation.unpacked import Unpacked, unpacked
 from manifests.errors import UsageError, one_line
-from manifests.funnel import Funnel, funnel
+from manifests.funnel import Funnel, SampleCounts, funnel
 from manifests.lease import Lease
 from manifests.query import run_query
 from manifests.view import connect
@@ -66,6 +67,12 @@ def inspect_funnel(out: str) -> Funnel:
         return funnel(connection)
 
 
+def inspect_unpacked(out: str) -> Unpacked:
+    """The kept clips of OUT that are in no shard."""
+    with open_view(out) as connection:
+        return unpacked(connection, read_job_file(out).configuration)
+
+
 def compact_tables(out: str) -> tuple[int, int]:
     """Fold the manifest files; how many there were and are."""
     read_job_file(out)
@@ -109,18 +116,23 @@ def funnel_lines(state: Funnel, *, distributions: bool) -> Iterator[str]:
     for stage in state.stages:
         for failure in stage.failed_by_code:
             yield f"  {stage.stage} failed on {failure.count} clips: {failure.code}"
-    samples = state.samples
-    megabytes = samples.bytes / 1e6
-    packed = f"{_time(samples.seconds)} in {samples.shards} shards, {megabytes:.1f} MB"
-    yield f"samples   {samples.samples:>7}   {packed}"
-    for failure in samples.failed_by_code:
-        yield f"  failed  {failure.count}: {failure.code}"
+    yield from _sample_lines(state.samples)
     if distributions:
         yield ""
         yield f"{'column':<28}{'clips':>7}{'min':>11}{'p5':>11}{'median':>11}{'p95':>11}{'max':>11}"
         for row in state.distributions:
             figures = (row.minimum, row.p5, row.median, row.p95, row.maximum)
             yield f"{row.column:<28}{row.count:>7}" + "".join(f"{x:>11.4g}" for x in figures)
+
+
+def _sample_lines(samples: SampleCounts) -> Iterator[str]:
+    megabytes = samples.bytes / 1e6
+    packed = f"{_time(samples.seconds)} in {samples.shards} shards, {megabytes:.1f} MB"
+    yield f"samples   {samples.samples:>7}   {packed}"
+    if samples.held:
+        yield f"  held    {samples.held}: made, and waiting for their shards"
+    for failure in samples.failed_by_code:
+        yield f"  failed  {failure.count}: {failure.code}"
 
 
 def _time(seconds: float) -> str:

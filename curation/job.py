@@ -30,6 +30,9 @@ JOB_FILE = "job.yaml"
 _COMMIT_ROWS = 4096
 _COMMIT_TASKS = 256
 _COMMIT_EVERY_S = 60.0
+_GIVEN_UP_AFTER_TWO_RUNS = frozenset({"decoder_hung"})
+"""Storage may have been slow; a file that hangs its decoder again is itself to blame, and every try
+costs `decode.stall_s`."""
 
 
 @dataclasses.dataclass
@@ -97,10 +100,16 @@ class Batch:
         self._rows, self._tasks, self._since = {}, 0, time.monotonic()
 
 
-def error_record(error: TwinreelError) -> ErrorRecord:
-    """An error as the tables keep it."""
+def error_record(error: TwinreelError, earlier: Mapping[str, Any] | None = None) -> ErrorRecord:
+    """An error as the tables keep it.
+
+    Args:
+        error: what happened.
+        earlier: the record that an earlier run's try at the same left behind, if any.
+    """
     remedy = f" {error.remedy}" if error.remedy else ""
-    return ErrorRecord(error.code, f"{error.message}{remedy}", error.retryable)
+    twice = earlier is not None and earlier["code"] == error.code in _GIVEN_UP_AFTER_TWO_RUNS
+    return ErrorRecord(error.code, f"{error.message}{remedy}", error.retryable and not twice)
 
 
 def open_store(out: str) -> tuple[Storage, Store]:

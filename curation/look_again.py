@@ -67,7 +67,8 @@ def _run(
         job.decoded_clips += 1
         row = under_way.pop(outcome.task.argument.clip.clip_id)
         if outcome.error is not None:
-            error = to_mapping(error_record(outcome.error))
+            earlier = (row[name] or {}).get("error")
+            error = to_mapping(error_record(outcome.error, earlier))
             struct = _struct(job, name, stage, "failed", error)
             batch.add({"clips": [row | {name: struct}]})
             continue
@@ -128,7 +129,8 @@ def _tasks(
         stage: the stage.
         call: the same, for the workers.
         chosen: the clips.
-        under_way: gets the columns of every clip whose task is given out.
+        under_way: gets the columns of every clip whose task is given out, and its struct of an
+            earlier run.
     """
     units = itertools.groupby(chosen, key=unit_key)
     while some := [(key, list(rows)) for key, rows in itertools.islice(units, _UNITS_AT_ONCE)]:
@@ -139,7 +141,7 @@ def _tasks(
         for unit in measured_units(connection, wanted):
             for row in clips_of[unit_key(unit.unit)]:
                 clip = _clip_task(job, stage, call.name, row, unit)
-                under_way[clip.clip_id] = _clip_columns(row)
+                under_way[clip.clip_id] = _clip_columns(row) | {call.name: row[call.name]}
                 yield Task("stages.clip:measure_clip", ClipMeasurement(call, clip), row["uri"])
 
 

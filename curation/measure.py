@@ -16,12 +16,11 @@ import duckdb
 from curation.inputs import InputFile
 from curation.job import Batch, Job, error_record
 from curation.look_again import look_again
-from curation.measured import MeasuredUnit, measured_units, rows_of, source_format
+from curation.measured import MeasuredUnit, measured_units, rows_of, source_format, unit_key
 from curation.progress import Progress
 from curation.resolve import stage_calls
 from curation.tasks import Task
-from manifests.errors import MediaError
-from manifests.records import SourceRow, Span
+from manifests.records import ErrorRecord, SourceRow, Span
 from stages.media.blocks import SourceFormat
 from stages.segment import Shot, cut_unit, summarise_clip
 from stages.unit import UnitResult, UnitTask, failed_unit, signals_from_row
@@ -51,9 +50,10 @@ def probe_sources(job: Job, files: list[InputFile]) -> None:
         carried, licence, split = _carried(job, file)
         described = row and (dict(row["carried"]), row["licence"], row["split"])
         if file.error is not None and (row is None or row["error"] is not None):
-            told = dataclasses.asdict(error_record(file.error))
-            if row is None or (row["error"], described) != (told, (carried, licence, split)):
-                batch.add({"sources": [_source_row(job, file, None, file.error)]})
+            told = error_record(file.error)
+            as_row = dataclasses.asdict(told)
+            if row is None or (row["error"], described) != (as_row, (carried, licence, split)):
+                batch.add({"sources": [_source_row(job, file, None, told)]})
             continue
         if row is None or (row["error"] is not None and row["error"]["retryable"]):
             tasks.append(Task("stages.media.probe:probe", file.uri, file.uri))
@@ -65,7 +65,9 @@ def probe_sources(job: Job, files: list[InputFile]) -> None:
     progress = Progress("probe", len(tasks), "files")
     for outcome in job.engine.run(tasks):
         file = by_uri[outcome.task.subject]
-        batch.add({"sources": [_source_row(job, file, outcome.result, outcome.error)]})
+        earlier = (known.get(file.source_id) or {}).get("error")
+        error = error_record(outcome.error, earlier) if outcome.error is not None else None
+        batch.add({"sources": [_source_row(job, file, outcome.result, error)]})
         progress.advance(failed=outcome.error is not None)
     batch.flush()
     if tasks:
@@ -184,6 +186,13 @@ def decode_units(job: Job) -> None:
     """Decode every unit that lacks signals, once; a source none of whose units decodes fails."""
     with job.connect() as connection:
         tasks = unit_tasks(job, connection)
+        earlier = {
+            unit_key(row): row["error"]
+            for row in rows_of(
+                connection,
+                "SELECT source_id, unit_index, error FROM units WHERE error IS NOT NULL",
+            )
+        }
     # The longest first: the last worker to finish then has the least left to do.
     tasks.sort(key=lambda task: (task.start_s - task.end_s, task.uri, task.unit_index))
     progress = Progress("decode", len(tasks), "units")
@@ -194,7 +203,9 @@ def decode_units(job: Job) -> None:
         progress.advance(failed=outcome.error is not None)
         job.decoded_units += 1
         if outcome.error is not None:
-            failure = failed_unit(outcome.task.argument, error_record(outcome.error))
+            task = outcome.task.argument
+            before = earlier.get((task.source_id, task.unit_index))
+            failure = failed_unit(task, error_record(outcome.error, before))
             batch.add({"units": [failure]})
         else:
             result: UnitResult = outcome.result
@@ -202,37 +213,47 @@ def decode_units(job: Job) -> None:
     batch.flush()
     if tasks:
         progress.close()
-        _fail_undecodable_sources(job)
+    _fail_undecodable_sources(job)
 
 
 def cut_clips(job: Job) -> None:
     """Cut clips and sum up signals wherever clips of this segmentation lack a struct.
 
-    A struct that failed for now counts as missing. Where it is the cuts themselves that could not
-    be looked for, there are no clips until they can.
+    A struct that says that its signals failed for now is lacking once they are there; where those
+    failed that say where to cut, nothing is cut yet.
     """
     stages = job.resolved.summed_stages
-    complete = "".join(
-        f" AND {name} IS NOT NULL AND NOT coalesce({name}.error.retryable, false)"
+    lacking = " OR ".join(
+        f"""c.{name} IS NULL OR (c.{name}.error.retryable
+            AND NOT list_contains(coalesce(f.stages, []), '{name}'))"""
         for name in stages
     )
-    cuts = "loudness" if job.configuration.clip.cut == "silences" else "shots"
-    without_cuts = f"""SELECT source_id, unit_index, error FROM signals
-        WHERE stage = '{cuts}' AND error.retryable"""
+    cutting = "loudness" if job.configuration.clip.cut == "silences" else "shots"
     with job.connect() as connection:
-        waiting = rows_of(connection, without_cuts)
+        waiting = rows_of(
+            connection,
+            f"SELECT error FROM signals WHERE stage = '{cutting}' AND error.retryable ORDER BY ALL",
+        )
         if waiting:
             job.notes.append(
-                f"{len(waiting)} units are not cut into clips yet, because {cuts} failed for now"
+                f"{len(waiting)} units are not cut into clips yet, because {cutting} failed for now"
                 f" ({waiting[0]['error']['message']}). Run the same command again."
             )
         missing = rows_of(
             connection,
-            f"""SELECT u.source_id, u.unit_index FROM units u
-            ANTI JOIN ({without_cuts}) w USING (source_id, unit_index)
-            WHERE u.status = 'ok' AND NOT EXISTS (
-                SELECT 1 FROM clips c WHERE c.source_id = u.source_id
-                AND c.unit_index = u.unit_index{complete})
+            f"""WITH failed_for_now AS (
+                SELECT source_id, unit_index, list(stage) AS stages FROM signals
+                WHERE error.retryable GROUP BY ALL
+            ), whole AS (
+                SELECT DISTINCT source_id, unit_index FROM clips c
+                LEFT JOIN failed_for_now f USING (source_id, unit_index)
+                WHERE NOT coalesce({lacking or "false"}, false)
+            )
+            SELECT u.source_id, u.unit_index FROM units u
+            LEFT JOIN failed_for_now f USING (source_id, unit_index)
+            WHERE u.status = 'ok' AND NOT list_contains(coalesce(f.stages, []), '{cutting}')
+                AND NOT EXISTS (SELECT 1 FROM whole w
+                    WHERE w.source_id = u.source_id AND w.unit_index = u.unit_index)
             ORDER BY ALL""",
         )
         if not missing:
@@ -295,7 +316,7 @@ def _carried(
 
 
 def _source_row(
-    job: Job, file: InputFile, found: SourceFormat | None, error: Exception | None
+    job: Job, file: InputFile, found: SourceFormat | None, error: ErrorRecord | None
 ) -> SourceRow:
     carried, licence, split = _carried(job, file)
     fields = dict.fromkeys(_FORMAT_FIELDS) if found is None else dataclasses.asdict(found)
@@ -310,20 +331,26 @@ def _source_row(
         licence=licence,
         carried=carried,
         status="ok" if error is None else "failed",
-        error=error_record(error) if isinstance(error, MediaError) else None,
+        error=error,
         fingerprint=job.resolved.selection.probe or "",
         **fields,
     )
 
 
 def _fail_undecodable_sources(job: Job) -> None:
-    """A source that probed well but none of whose units decodes is a failed source."""
+    """A source that probed well but none of whose units decodes is a failed source.
+
+    Its error is the first unit's; if any unit may still decode, the first such unit's, so that the
+    next run tries the source again.
+    """
     columns = ", ".join(f"s.{field.name}" for field in dataclasses.fields(SourceRow))
     with job.connect() as connection:
         rows = rows_of(
             connection,
             f"""SELECT {columns}, u.first_error FROM sources s JOIN (
-                SELECT source_id, arg_min(error, unit_index) AS first_error FROM units
+                SELECT source_id, arg_min(
+                    error, {{'final': NOT coalesce(error.retryable, false), 'index': unit_index}}
+                ) AS first_error FROM units
                 GROUP BY source_id HAVING bool_and(status = 'failed')
             ) u USING (source_id) WHERE s.status = 'ok' ORDER BY s.uri""",
         )

@@ -2,29 +2,34 @@
 
 Every sample is made on its own (a crash costs one sample) as a fragment of a tar; a shard is its
 fragments in the order of their ids. Membership is planned from the sorted ids alone, so that two
-runs over the same bucket give the same files.
+runs over the same bucket give the same files, also where one of them met with failures that pass.
 """
 
 from __future__ import annotations
 
 import collections
-import dataclasses
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from curation.job import Job, error_record
+from curation.job import Job
 from curation.measured import StoredRows, source_format
 from curation.progress import Progress
+from curation.shards import (
+    FRAGMENTS,
+    PlannedSample,
+    PlannedShard,
+    fragment_path,
+    shard_folder,
+)
 from curation.tasks import Task
+from curation.unpacked import to_be_packed
 from manifests.errors import TwinreelError
-from manifests.records import SampleMember, SampleRow
 from stages.media.conform import Margins
 from stages.packing import FragmentTask, ShardTask
 from stages.registry import STAGES
 from stages.sample import PackProfile, SampleFragment, SampleTask, sample_id_of
-from stages.shard import plan_shards, shard_name
+from stages.shard import plan_shards
 
-TARGET_ROLE = "target"
 _SYNC_FRAME_S = 0.04
 """Offsets count frames of 25 a second, whatever the source's rate."""
 _RELIABLE_CONFIDENCE = {"syncnet": 1.5, "embedded": 3.0}
@@ -33,48 +38,51 @@ _MP4_BYTES_PER_PIXEL = 0.04
 """H.264 at the default quality, between a talking head and a crowd."""
 
 
-@dataclasses.dataclass(frozen=True)
-class PlannedSample:
-    """A sample to make of one kept clip."""
-
-    sample_id: str
-    task: SampleTask
-
-
 def plan_samples(job: Job) -> list[PlannedSample]:
     """Kept clips that are not packed in the job's profile yet, by sample id.
 
-    Clips of full length; of sound alone, shorter ones too.
+    Clips of full length; of sound alone, shorter ones too. A sample that failed for a reason that
+    may pass, or that waits for its shard, is not packed yet.
     """
     profile = job.resolved.profile
-    windows = "'full', 'short'" if job.configuration.decode.media == "sound" else "'full'"
     with job.connect() as connection:
         rows = StoredRows(
             connection,
-            f"""SELECT * FROM dataset WHERE state = 'keep' AND sample IS NULL
-            AND "window" IN ({windows})""",
+            f"""SELECT * FROM dataset WHERE {to_be_packed(job.configuration)}
+            AND (sample IS NULL OR sample.status = 'held' OR sample.error.retryable)""",
         )
         planned = [
-            PlannedSample(sample_id_of(row["clip_id"], profile), _sample_task(job, row))
+            PlannedSample(
+                sample_id_of(row["clip_id"], profile),
+                _sample_task(job, row),
+                earlier=row["sample"],
+                awaited=_awaited_caption(row),
+            )
             for row in rows
         ]
     return sorted(planned, key=lambda sample: sample.sample_id)
 
 
 def pack(job: Job) -> None:
-    """Make the samples that are missing and put them into shards."""
+    """Make the samples that are missing and put them into shards.
+
+    A shard waits for the next run while a member failed for a reason that may pass, so that it
+    comes out as it would have undisturbed; a member that failed so in an earlier run too is left
+    behind, and gets a place in another shard once it can be made.
+
+    Raises:
+        StorageError: OUT cannot be read or written.
+    """
     profile = job.resolved.profile
-    planned = {sample.sample_id: sample for sample in plan_samples(job)}
-    shard_bytes = job.configuration.pack.shard_mb << 20
-    sound_alone = job.configuration.decode.media == "sound"
-    expected_bytes = _expected_bytes(profile, sound_alone=sound_alone)
-    plans = plan_shards(list(planned), expected_bytes, shard_bytes)
-    shards = [
-        _Shard(job, profile, [planned[sample_id] for sample_id in members]) for members in plans
-    ]
+    planned = plan_samples(job)
+    kept = _kept_fragments(job, planned)
+    shards = [PlannedShard(job, members, kept) for members in _memberships(job, planned)]
     by_sample = {sample_id: shard for shard in shards for sample_id in shard.samples}
     queue = _Queue(task for shard in shards for task in shard.fragment_tasks())
-    progress = Progress("pack", len(planned), "samples")
+    for shard in shards:
+        if shard.complete:
+            queue.extend(shard.settle())
+    progress = Progress("pack", sum(shard.lacking for shard in shards), "samples")
     for outcome in job.engine.run(queue):
         argument = outcome.task.argument
         if isinstance(argument, FragmentTask):
@@ -83,13 +91,63 @@ def pack(job: Job) -> None:
             job.decoded_clips += 1
             progress.advance(failed=outcome.error is not None)
             if shard.complete:
-                queue.extend(shard.shard_tasks())
-                if not shard.fragments:
-                    shard.commit([], None)
+                queue.extend(shard.settle())
         else:
-            _shard_of(shards, argument).commit(outcome.result or [], outcome.error)
-    if planned:
+            _shard_of(shards, argument).assembled(outcome.result or [], outcome.error)
+    if progress.done:
         progress.close()
+
+
+def _memberships(job: Job, planned: list[PlannedSample]) -> list[list[PlannedSample]]:
+    """Who shares a shard: those who already wait for one, and the others by their ids."""
+    waiting: dict[str, list[PlannedSample]] = {}
+    others: dict[str, PlannedSample] = {}
+    for sample in planned:
+        if sample.planned_shard is not None:
+            waiting.setdefault(sample.planned_shard, []).append(sample)
+        else:
+            others[sample.sample_id] = sample
+    sound_alone = job.configuration.decode.media == "sound"
+    expected_bytes = _expected_bytes(job.resolved.profile, sound_alone=sound_alone)
+    plans = plan_shards(list(others), expected_bytes, job.configuration.pack.shard_mb << 20)
+    return [*waiting.values(), *([others[sample_id] for sample_id in plan] for plan in plans)]
+
+
+def _kept_fragments(job: Job, planned: list[PlannedSample]) -> dict[str, SampleFragment]:
+    """What earlier runs have made, still is there and would come out the same; no other stays."""
+    profile = job.resolved.profile
+    folder = f"{shard_folder(profile)}/{FRAGMENTS}"
+    there = {entry.path: entry.size for entry in job.storage.list(folder)}
+    kept = {}
+    for sample in planned:
+        path = fragment_path(profile, sample.sample_id)
+        fragment = sample.fragment_of_earlier_run(profile)
+        if fragment is not None and there.get(path) == fragment.size:
+            kept[sample.sample_id] = fragment
+            del there[path]
+    if there:
+        job.lease.check()
+    for path in there:
+        job.storage.delete(path)
+    return kept
+
+
+def _awaited_caption(row: Mapping[str, Any]) -> TwinreelError | None:
+    """What a clip waits for whose words the next run asks for again; packed now, it had none."""
+    error = (row["caption"] or {}).get("error")
+    if error is None or not error["retryable"]:
+        return None
+    return TwinreelError(
+        "caption_awaited",
+        f"Its caption is still to come ({error['code']}).",
+        subject=row["uri"],
+        remedy="Run the same command again.",
+        retryable=True,
+    )
+
+
+def _shard_of(shards: list[PlannedShard], task: ShardTask) -> PlannedShard:
+    return next(shard for shard in shards if shard.path == task.path)
 
 
 def _expected_bytes(profile: PackProfile, *, sound_alone: bool) -> int:
@@ -114,106 +172,6 @@ class _Queue(Iterator[Task]):
 
     def __next__(self) -> Task:
         return self._urgent.popleft() if self._urgent else next(self._tasks)
-
-
-class _Shard:
-    """A planned shard: gathers its fragments, is assembled, and commits its rows."""
-
-    def __init__(self, job: Job, profile: PackProfile, samples: list[PlannedSample]) -> None:
-        self._job = job
-        self._profile = profile
-        self._folder = f"shards/{profile.profile_id}"
-        self.samples = {sample.sample_id: sample for sample in samples}
-        self.fragments: dict[str, SampleFragment] = {}
-        self._failed: dict[str, TwinreelError] = {}
-        self.path = ""
-
-    @property
-    def complete(self) -> bool:
-        return len(self.fragments) + len(self._failed) == len(self.samples)
-
-    def fragment_tasks(self) -> Iterator[Task]:
-        for sample_id, sample in self.samples.items():
-            task = FragmentTask(
-                self._job.out, self._fragment_path(sample_id), sample.task, self._profile
-            )
-            yield Task("stages.packing:write_fragment", task, sample.task.uri)
-
-    def add(
-        self, task: FragmentTask, fragment: SampleFragment | None, error: TwinreelError | None
-    ) -> None:
-        sample_id = sample_id_of(task.sample.clip_id, self._profile)
-        if fragment is not None:
-            self.fragments[sample_id] = fragment
-        elif error is not None:
-            self._failed[sample_id] = error
-
-    def shard_tasks(self) -> list[Task]:
-        """The task that assembles it, if there is anything to assemble."""
-        members = sorted(self.fragments)
-        if not members:
-            return []
-        self.path = f"{self._folder}/{shard_name(members)}"
-        paths = [self._fragment_path(sample_id) for sample_id in members]
-        task = ShardTask(self._job.out, self.path, paths)
-        return [Task("stages.packing:write_shard", task, self.path)]
-
-    def commit(self, offsets: list[int], error: TwinreelError | None) -> None:
-        """Write the samples' rows, and remove the fragments.
-
-        Raises:
-            TwinreelError: the shard could not be assembled: OUT is at fault, not a sample.
-        """
-        if error is not None:
-            raise error
-        rows = [
-            self._row(sample_id, fragment, offset)
-            for (sample_id, fragment), offset in zip(
-                sorted(self.fragments.items()), offsets, strict=True
-            )
-        ]
-        rows += [self._failed_row(sample_id) for sample_id in sorted(self._failed)]
-        self._job.commit({"samples": rows})
-        for sample_id in self.fragments:
-            self._job.storage.delete(self._fragment_path(sample_id))
-
-    def _fragment_path(self, sample_id: str) -> str:
-        return f"{self._folder}/fragments/{sample_id}"
-
-    def _row(self, sample_id: str, fragment: SampleFragment, offset: int) -> SampleRow:
-        return SampleRow(
-            sample_id=sample_id,
-            profile=self._profile.profile_id,
-            members=self._members(sample_id),
-            shard=self.path,
-            offset_bytes=offset,
-            bytes=fragment.size,
-            sha256=fragment.sha256,
-            width=fragment.width,
-            height=fragment.height,
-            frames=fragment.frames,
-            fps=fragment.fps,
-            audio_rate_hz=fragment.audio_rate_hz,
-            audio_samples=fragment.audio_samples,
-            audio_shift_s=self.samples[sample_id].task.audio_shift_s,
-            status="ok",
-            error=None,
-            fingerprint=self._profile.fingerprint(),
-        )
-
-    def _failed_row(self, sample_id: str) -> SampleRow:
-        return SampleRow(
-            sample_id, self._profile.profile_id, self._members(sample_id),
-            None, None, None, None, None, None, None, None, None, None, None,
-            "failed", error_record(self._failed[sample_id]), self._profile.fingerprint(),
-        )  # fmt: skip
-
-    def _members(self, sample_id: str) -> list[SampleMember]:
-        return [SampleMember(TARGET_ROLE, self.samples[sample_id].task.clip_id)]
-
-
-def _shard_of(shards: list[_Shard], task: ShardTask) -> _Shard:
-    return next(shard for shard in shards if shard.path == task.path)
 
 
 def audio_shift_s(job: Job, row: Mapping[str, Any]) -> float:

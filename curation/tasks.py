@@ -7,6 +7,7 @@ from typing import Any
 
 from curation.pool import last_line
 from manifests.errors import MediaError, TwinreelError
+from stages.child import system_refuses
 
 RESUBMITS = 3
 """How often a task is given to another worker after its own died."""
@@ -84,5 +85,5 @@ def failure_of(task: Task, error: Exception) -> MediaError:
         f"The worker could not do it ({type(cause).__name__}: {str(cause)[:300]}).",
         subject=task.subject,
         # What the system refuses (processes, memory, files) it may grant the next time.
-        retryable=isinstance(cause, OSError),
+        retryable=system_refuses(cause),
     )

@@ -11,7 +11,9 @@ class TwinreelError(Exception):
         message: one sentence, what happened.
         subject: the file, table or setting it happened to.
         remedy: what to do about it.
-        retryable: whether the same attempt may succeed later (a network fault, a killed worker).
+        retryable: whether the same attempt may succeed later: a network fault, a file that is away,
+            rights that can be given, a process that was killed. What a row records so is tried
+            again by the next run; until then it is neither settled nor left out.
     """
 
     exit_code = 1

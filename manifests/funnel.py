@@ -87,12 +87,13 @@ class StageCount:
 
 @dataclasses.dataclass(frozen=True)
 class SampleCounts:
-    """What was packed."""
+    """What was packed; `held` samples are made and wait for their shards."""
 
     samples: int
     seconds: float
     shards: int
     bytes: int
+    held: int
     failed_by_code: list[CodeCount]
 
 
@@ -280,7 +281,8 @@ def _sample_counts(connection: duckdb.DuckDBPyConnection) -> SampleCounts:
     row = _rows(
         connection,
         f"""SELECT count(*) AS samples, {seconds} AS seconds,
-            count(DISTINCT shard) AS shards, coalesce(sum(bytes), 0)::BIGINT AS bytes
+            count(DISTINCT shard) AS shards, coalesce(sum(bytes), 0)::BIGINT AS bytes,
+            (SELECT count(*) FROM samples WHERE status = 'held') AS held
         FROM samples WHERE status = 'ok'""",
     )[0]
     return SampleCounts(**row, failed_by_code=_by_code(connection, "samples", "status", "error"))

@@ -15,6 +15,7 @@ from typing import Any, Literal
 import pyarrow as pa
 
 Status = Literal["ok", "not_applicable", "failed"]
+SampleStatus = Literal["ok", "held", "failed"]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -266,6 +267,11 @@ class SampleMember:
 class SampleRow:
     """A packed sample: where its bytes lie and what they hold.
 
+    `status` is `held` where it is made and waits as a fragment for its shard, which another member
+    holds back; such a row has no offset, its `shard` is the one it was planned for (the same for
+    all who were planned together), and its `fingerprint` is of all that its bytes were made of. A
+    `failed` row with a `shard` holds that one back.
+
     `audio_shift_s` is how much later its sound was put than the source has it, to bring it in sync;
     0 where nothing was repaired.
     """
@@ -284,7 +290,7 @@ class SampleRow:
     audio_rate_hz: int | None
     audio_samples: int | None
     audio_shift_s: float | None
-    status: Status
+    status: SampleStatus
     error: ErrorRecord | None
     fingerprint: str
 

@@ -267,7 +267,7 @@ class Storage:
                 f"It cannot be written ({reason}).",
                 subject=where,
                 remedy=_WRITE_REMEDY,
-                retryable=not denied and isinstance(error, BaseError),
+                retryable=True,
             )
         if isinstance(error, InvalidPathError):
             return unsupported_key(where, reason)
@@ -281,6 +281,8 @@ class Storage:
                 f"It may not be read ({reason}).",
                 subject=where,
                 remedy=_ACCESS_REMEDY,
+                # Credentials expire in the middle of a job.
+                retryable=True,
             )
         return StorageError(
             "storage_failed",

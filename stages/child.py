@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
+import errno
 import importlib
 import os
 import signal
@@ -27,7 +28,20 @@ from stages.heartbeat import heard_by
 
 _POLL_S = 0.25
 _REPORT_EVERY_S = 1.0
+_START_PATIENCE_S = 120.0
 _PR_SET_PDEATHSIG = 1
+_ENDED_BY_OTHERS = frozenset(
+    {signal.SIGKILL, signal.SIGTERM, signal.SIGHUP, signal.SIGINT, signal.SIGQUIT}
+)
+"""Signals that no decoder brings upon itself: they come from the kernel that is short of memory,
+from a scheduler, or from a person."""
+_SYSTEM_REFUSALS = frozenset(
+    {
+        errno.EDQUOT, errno.EIO, errno.EMFILE, errno.ENFILE, errno.ENOSPC, errno.ENOTCONN,
+        errno.EROFS, errno.ESTALE, errno.ETIMEDOUT,
+    }
+)  # fmt: skip
+"""What a decoder's error may be about that is not about the file."""
 _SINGLE_THREADED = {
     name: "1" for name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")
 }
@@ -46,6 +60,7 @@ class KillableChild:
         self._memory_bytes = memory_mb << 20
         self._process: subprocess.Popen[bytes] | None = None
         self._connection: Connection[Any, Any] | None = None
+        self._ready = False
         self.peak_memory_bytes = 0
 
     def call(self, function: str, argument: object, *, subject: str) -> object:
@@ -57,10 +72,14 @@ class KillableChild:
             subject: the file that an error is about.
 
         Raises:
-            MediaError: `decoder_crashed`, `decoder_hung` or `decoder_out_of_memory`.
-            TwinreelError: what the function raised; anything else it raised is `unexpected_error`.
+            MediaError: `decoder_crashed` and `decoder_out_of_memory` (which the file's next try
+                would be too); `decoder_killed`, `decoder_hung` and `decoder_not_started` (which may
+                pass).
+            TwinreelError: what the function raised; `system_refused` is what the system did not
+                grant it, and anything else is `unexpected_error`.
         """
         connection = self._start()
+        self._ready = False
         try:
             connection.send((function, argument))
             return self._await(connection, subject)
@@ -95,19 +114,27 @@ class KillableChild:
         while True:
             if connection.poll(_POLL_S):
                 kind, value = connection.recv()
+                self._ready = True
                 heard = time.monotonic()
                 if kind == "result":
                     return value
                 if kind == "error":
                     raise value
             self._check_memory(subject)
-            if time.monotonic() - heard > self._stall_s:
+            waited_s = time.monotonic() - heard
+            if not self._ready:
+                # Importing decoders on a busy node takes its time, which is not the file's fault.
+                if waited_s > max(self._stall_s, _START_PATIENCE_S):
+                    self.close()
+                    raise _not_started(f"was not ready after {waited_s:.0f} s", subject)
+            elif waited_s > self._stall_s:
                 self.close()
                 raise MediaError(
                     "decoder_hung",
                     f"Nothing moved for {self._stall_s:g} s; the decoder was stopped.",
                     subject=subject,
                     remedy="Re-encode the file, or raise decode.stall_s if storage is that slow.",
+                    retryable=True,
                 )
 
     def _check_memory(self, subject: str) -> None:
@@ -134,12 +161,34 @@ class KillableChild:
         if code is not None and code < 0:
             with contextlib.suppress(ValueError):
                 how = signal.Signals(-code).name
+        if code is not None and -code in _ENDED_BY_OTHERS:
+            return MediaError(
+                "decoder_killed",
+                f"The decoder was killed from outside ({how}): probably memory ran out.",
+                subject=subject,
+                remedy="Run the same command again; if it repeats, lower decode.memory_mb or the"
+                " number of workers, or give the nodes more memory.",
+                retryable=True,
+            )
+        if not self._ready:
+            return _not_started(f"ended before it took the file ({how})", subject)
         return MediaError(
             "decoder_crashed",
             f"The decoder crashed on it ({how}).",
             subject=subject,
             remedy="Re-encode the file, or leave it out.",
         )
+
+
+def _not_started(what: str, subject: str) -> MediaError:
+    return MediaError(
+        "decoder_not_started",
+        f"The decoder's process {what}.",
+        subject=subject,
+        remedy="See what it wrote to the log, and whether the node is overloaded; then run the"
+        " same command again.",
+        retryable=True,
+    )
 
 
 def _serve(connection: Connection[Any, Any]) -> None:
@@ -159,8 +208,11 @@ def _serve(connection: Connection[Any, Any]) -> None:
             return
         try:
             module, _, function = name.partition(":")
+            called = getattr(importlib.import_module(module), function)
+            # From here on, what ends or stops this process is what it was given to do.
+            connection.send(("ready", None))
             with heard_by(progress):
-                result = getattr(importlib.import_module(module), function)(argument)
+                result = called(argument)
         except TwinreelError as error:
             connection.send(("error", error))
         except Exception as error:
@@ -170,7 +222,23 @@ def _serve(connection: Connection[Any, Any]) -> None:
             connection.send(("result", result))
 
 
+def system_refuses(error: Exception) -> bool:
+    """Whether an error is of the system (its disk, processes, packages), which may pass."""
+    if not isinstance(error, OSError):
+        return isinstance(error, ImportError)
+    # PyAV's errors are of the system's kind too, whatever the decoder meant by the number.
+    return type(error).__module__ != "av.error" or error.errno in _SYSTEM_REFUSALS
+
+
 def _unexpected(error: Exception) -> MediaError:
+    if system_refuses(error):
+        return MediaError(
+            "system_refused",
+            f"The system did not grant what it takes ({type(error).__name__}: {error}).",
+            remedy="Look at the node's disk, memory and open files, then run the same command"
+            " again.",
+            retryable=True,
+        )
     where = traceback.extract_tb(error.__traceback__)[-1]
     return MediaError(
         "unexpected_error",

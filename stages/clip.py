@@ -150,7 +150,7 @@ def _failure(error: Exception) -> TwinreelError:
             " (engine.gpus_per_model).",
             retryable=True,
         )
-    return MediaError("model_failed", said)
+    return MediaError("model_failed", said, retryable=isinstance(error, OSError))
 
 
 @functools.lru_cache(maxsize=16)

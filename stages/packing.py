@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
+from manifests.errors import StorageError
 from manifests.storage import open_storage
+from stages.child import system_refuses
 from stages.heartbeat import beat
 from stages.sample import PackProfile, SampleFragment, SampleTask, write_sample
 from stages.shard import assemble_shard
@@ -41,14 +44,15 @@ def write_fragment(task: FragmentTask) -> SampleFragment:
     """
     storage = open_storage(task.out)
     local = storage.local_path(task.path)
-    if local is not None:
-        local.parent.mkdir(parents=True, exist_ok=True)
-        return write_sample(task.sample, task.profile, local)
-    with tempfile.TemporaryDirectory() as folder:
-        file = Path(folder) / "fragment"
-        fragment = write_sample(task.sample, task.profile, file)
-        storage.put_file(task.path, file)
-        return fragment
+    with _writing(task.out):
+        if local is not None:
+            local.parent.mkdir(parents=True, exist_ok=True)
+            return write_sample(task.sample, task.profile, local)
+        with tempfile.TemporaryDirectory() as folder:
+            file = Path(folder) / "fragment"
+            fragment = write_sample(task.sample, task.profile, file)
+            storage.put_file(task.path, file)
+            return fragment
 
 
 def write_shard(task: ShardTask) -> list[int]:
@@ -58,7 +62,7 @@ def write_shard(task: ShardTask) -> list[int]:
         StorageError: OUT cannot be read or written.
     """
     storage = open_storage(task.out)
-    with tempfile.TemporaryDirectory() as folder:
+    with _writing(task.out), tempfile.TemporaryDirectory() as folder:
         fragments = []
         for index, path in enumerate(task.fragments):
             beat()
@@ -75,3 +79,21 @@ def write_shard(task: ShardTask) -> list[int]:
         offsets = assemble_shard(fragments, shard)
         storage.put_file(task.path, shard)
         return offsets
+
+
+@contextlib.contextmanager
+def _writing(out: str) -> Iterator[None]:
+    """What the system refuses here, it refuses to the samples: sources are read by `open_media`."""
+    try:
+        yield
+    except OSError as error:
+        if not system_refuses(error):
+            raise
+        raise StorageError(
+            "storage_unwritable",
+            f"It cannot be written ({type(error).__name__}: {error}).",
+            subject=out,
+            remedy="Look at the room and the rights there, and in the nodes' temporary folders,"
+            " then run the same command again.",
+            retryable=True,
+        ) from error

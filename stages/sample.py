@@ -138,6 +138,11 @@ def sample_id_of(clip_id: str, profile: PackProfile) -> str:
     return f"{profile.name}-{fingerprint([clip_id, profile.fingerprint()])}"
 
 
+def made_of(task: SampleTask, profile: PackProfile) -> str:
+    """Fingerprint of all that a fragment's bytes depend on: the clip, its words, the profile."""
+    return fingerprint([profile.fingerprint(), _plain(task)])
+
+
 def write_sample(
     task: SampleTask,
     profile: PackProfile,

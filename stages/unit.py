@@ -223,7 +223,8 @@ class _Watcher:
             self._error = ErrorRecord(error.code, error.message, error.retryable)
         except Exception as error:
             message = f"{type(error).__name__}: {error}"
-            self._error = ErrorRecord("unexpected_error", message, retryable=False)
+            retryable = isinstance(error, OSError)
+            self._error = ErrorRecord("unexpected_error", message, retryable)
         return None
 
 

@@ -149,6 +149,7 @@ def _unreadable_file(uri: str, error: OSError | StorageError) -> MediaError:
             "The file may not be read.",
             subject=uri,
             remedy="Give the job read access.",
+            retryable=True,
         )
     if isinstance(error, StorageError):
         return MediaError(

@@ -256,7 +256,9 @@ def test_the_other_files_go_all_the_way(misbehaving: tuple[Path, Finished]) -> N
     assert samples["segfault-pack"]["status"] == "failed"
     assert samples["segfault-pack"]["error"]["code"] == "decoder_crashed"
     verified = twinreel("verify", out, "--json")
-    assert (verified.code, verified.json()["samples"], verified.json()["bad"]) == (0, 2, [])
+    assert (verified.code, verified.json()["samples"], verified.json()["bad"]) == (1, 2, [])
+    [lacking] = verified.json()["unpacked"]
+    assert (lacking["code"], Path(lacking["uri"]).stem) == ("decoder_crashed", "segfault-pack")
 
 
 def test_the_summary_names_the_failed_files(misbehaving: tuple[Path, Finished]) -> None:
@@ -270,6 +272,36 @@ def test_the_summary_names_the_failed_files(misbehaving: tuple[Path, Finished]) 
     text = twinreel("inspect", out)
     assert text.code == 0
     assert all(name in text.out for name in ("segfault.mp4", "decoder_hung", "gone.mp4"))
+
+
+def test_what_a_killed_decoder_leaves_is_done_by_the_next_run(clip: Path, tmp_path: Path) -> None:
+    """Its decoder is killed from outside, as where memory runs out: on every try of a run."""
+    raw, outage = tmp_path / "raw", tmp_path / "outage"
+    raw.mkdir()
+    for name in ("good", "killed", "killed-unit", "killed-pack"):
+        (raw / f"{name}.mp4").write_bytes(clip.read_bytes())
+
+    def curate() -> Finished:
+        finished = twinreel_process(
+            "curate", raw, "--out", tmp_path / "out", *SMALL_SAMPLES,
+            environment={"PYTHONPATH": str(FAULTS), "TWINREEL_TEST_OUTAGE": str(outage)},
+        )  # fmt: skip
+        assert finished.code == 0, finished.err
+        return finished
+
+    outage.touch()
+    first = curate()
+    assert "2 files could not be read for now (decoder_killed)" in first.out
+    assert "1 sample could not be packed for now (decoder_killed)" in first.out
+    assert "1 finished sample must wait" in first.out
+    assert _tars(tmp_path / "out") == {}
+    assert twinreel("verify", tmp_path / "out").code == 1
+    outage.unlink()
+    second = curate()
+    assert "for now" not in second.out
+    whole = "SELECT count(*) AS n FROM dataset WHERE state = 'keep' AND sample.status = 'ok'"
+    assert query(tmp_path / "out", whole) == [{"n": 4}]
+    assert twinreel("verify", tmp_path / "out").code == 0
 
 
 def test_every_second_of_a_good_file_is_a_clip(misbehaving: tuple[Path, Finished]) -> None:

@@ -32,6 +32,22 @@ def leave(argument: object) -> None:
     os._exit(3)
 
 
+def be_killed(argument: object) -> None:
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+def be_terminated(argument: object) -> None:
+    os.kill(os.getpid(), signal.SIGTERM)
+
+
+def run_out_of_disk(argument: object) -> None:
+    raise OSError(28, "No space left on device")
+
+
+def lack_a_package(argument: object) -> None:
+    raise ImportError("no module named decord")
+
+
 def raise_value_error(argument: object) -> None:
     raise ValueError("what is this")
 

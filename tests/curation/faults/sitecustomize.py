@@ -5,6 +5,7 @@
 | `segfault` | the process dies of SIGSEGV |
 | `hang` | nothing, for ever |
 | `hungry` | takes more and more memory |
+| `killed` | the process dies of SIGKILL, while the file `$TWINREEL_TEST_OUTAGE` is there |
 
 `-unit` after it puts that off until a source is decoded, `-pack` until a sample is made: what comes
 before finds a good file.
@@ -66,6 +67,8 @@ def _misbehave(name: str) -> None:
             return
     if "segfault" in name:
         os.kill(os.getpid(), signal.SIGSEGV)
+    if "killed" in name and os.path.exists(os.environ["TWINREEL_TEST_OUTAGE"]):  # noqa: PTH110
+        os.kill(os.getpid(), signal.SIGKILL)
     if "hang" in name:
         while True:
             time.sleep(1)
