@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import os
 import sys
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
 from typing import Any
 
 import duckdb
@@ -165,7 +165,7 @@ def plan_curation(inputs: Sequence[str], out: str | None, configuration: JobConf
     )
 
 
-@contextmanager
+@contextlib.contextmanager
 def _job(
     out: str,
     configuration: JobConfiguration,
@@ -179,7 +179,9 @@ def _job(
     check_gates(store, resolved.selection, configuration.expressions())
     engine = Engine(configuration.engine, configuration.decode, address)
     with Lease(storage) as lease, engine:
-        yield Job(out, configuration, resolved, storage, store, lease, engine)
+        job = Job(out, configuration, resolved, storage, store, lease, engine)
+        with contextlib.closing(job):
+            yield job
 
 
 def _say_what_is_missing(job: Job) -> None:

@@ -51,10 +51,23 @@ class Job:
     decoded_clips: int = 0
     notes: list[str] = dataclasses.field(default_factory=list)
     """What the job's reader should know at its end."""
+    _views: duckdb.DuckDBPyConnection | None = None
 
     def connect(self) -> duckdb.DuckDBPyConnection:
-        """The tables as they are now, through the eyes of this configuration."""
-        return connect(self.store, self.resolved.selection)
+        """The tables as they are now, through the eyes of this configuration.
+
+        The views stay as they are until the job commits again. Temporary tables and registered
+        names are the caller's own, and go when it closes what it got.
+        """
+        if self._views is None:
+            self._views = connect(self.store, self.resolved.selection)
+        return self._views.cursor()
+
+    def close(self) -> None:
+        """Give up the views."""
+        if self._views is not None:
+            self._views.close()
+            self._views = None
 
     def commit(self, rows: Mapping[str, Sequence[Any] | pa.Table]) -> None:
         """Make rows of several tables appear at once, if the lease is still this job's."""
@@ -63,6 +76,7 @@ class Job:
             return
         self.lease.check()
         self.store.commit(filled)
+        self.close()
         self.rows_written += sum(len(part) for part in filled.values())
 
 

@@ -104,7 +104,7 @@ def _candidates(
     absent = " OR ".join(f"{read}.status = 'not_applicable'" for read in reads) or "false"
     connection.register("verdicts", decide(connection, job.configuration.gate_list()))
     connection.execute(
-        f"""CREATE TABLE candidates AS
+        f"""CREATE TEMP TABLE candidates AS
         SELECT d.*, coalesce(({stage.precondition}), CASE WHEN {absent} THEN false END) AS applies
         FROM dataset d JOIN verdicts v USING (clip_id)
         WHERE v.state <> 'reject' AND (d."{name}" IS NULL OR d."{name}".error.retryable)"""

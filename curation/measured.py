@@ -33,7 +33,7 @@ class StoredRows:
         self._connection = connection
         self._table = f"stored_rows_{next(_TABLE_NUMBERS)}"
         connection.execute(
-            f"CREATE TABLE {self._table} AS SELECT *, row_number() OVER () AS stored_row"
+            f"CREATE TEMP TABLE {self._table} AS SELECT *, row_number() OVER () AS stored_row"
             f" FROM ({sql})"
         )
         [(self._count,)] = connection.execute(f"SELECT count(*) FROM {self._table}").fetchall()

@@ -142,7 +142,7 @@ class _MotionObserver(Observer):
         self._speeds: list[FlowSpeeds] = []
 
     def picture(self, picture: Picture) -> None:
-        half = np.ascontiguousarray(picture.luma[::2, ::2])
+        half = picture.every_other_luma
         before, self._half = self._half, half
         self._repeated.append(before is not None and self._repeats(half, before))
         self._times_s.append(picture.time_s)

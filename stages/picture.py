@@ -40,6 +40,8 @@ _SIDES = ("top", "bottom", "left", "right")
 _CLIPPED_DARK_LUMA = 3
 _CLIPPED_BRIGHT_LUMA = 252
 _BLACK_LIMITED_RANGE = 16
+_FIRST_LINES = 16
+"""How many lines are looked at for a bar's end at first; then twice as many, and so on."""
 _LINE_STEP = 8
 """Every line is looked at, but only every eighth pixel of it."""
 _LIT_SHARE = 0.02
@@ -327,8 +329,14 @@ def _bar(lines: ByteImage, brightest: float, tolerance: float) -> int:
     level = float(np.median(lines[0]))
     if level > brightest:
         return 0
-    lit = np.count_nonzero(lines > level + tolerance, axis=1) > _LIT_SHARE * lines.shape[1]
-    return int(np.argmax(lit)) if lit.any() else len(lines)
+    first, count = 0, _FIRST_LINES
+    while first < len(lines):
+        part = lines[first : first + count]
+        lit = np.count_nonzero(part > level + tolerance, axis=1) > _LIT_SHARE * lines.shape[1]
+        if lit.any():
+            return first + int(np.argmax(lit))
+        first, count = first + count, 2 * count
+    return len(lines)
 
 
 def _edge_share(lines: ByteImage, depth: int, tolerance: float) -> float:

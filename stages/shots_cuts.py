@@ -141,7 +141,7 @@ class AdaptiveCuts:
     def picture(self, picture: Picture) -> None:
         """See the next picture."""
         planes = (
-            np.ascontiguousarray(picture.luma[::2, ::2]),
+            picture.every_other_luma,
             picture.chroma_u.copy(),
             picture.chroma_v.copy(),
         )

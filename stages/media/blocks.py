@@ -93,6 +93,11 @@ class Picture:
         return np.asarray(cv2.cvtColor(planes, cv2.COLOR_YUV2BGR_I420), dtype=np.uint8)
 
     @cached_property
+    def every_other_luma(self) -> ByteImage:
+        """Every other pixel of every other line: uint8 [proxy height / 2, proxy width / 2]."""
+        return np.ascontiguousarray(self.luma[::2, ::2])
+
+    @cached_property
     def small_bgr(self) -> ByteImage:
         """The picture at half the proxy's size, for what compares every picture with the last."""
         # At half size luma has the chroma planes' size: nothing has to be made larger first.

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import math
 from collections.abc import Callable, Iterator
+from fractions import Fraction
 from typing import Any
 
 import av.error
@@ -82,7 +83,7 @@ class Clock:
             stamp = None if frame.dts is None else frame.dts - (self._lag or 0)
         if stamp is None or not frame.time_base:
             return None
-        return float(stamp * frame.time_base) - self._origin_s
+        return seconds(stamp, frame.time_base) - self._origin_s
 
 
 class PictureWatch:
@@ -193,7 +194,7 @@ class PictureWatch:
 
     def _last_duration_s(self, frame: VideoFrame) -> float:
         if frame.duration and frame.time_base:
-            return float(frame.duration * frame.time_base)
+            return seconds(frame.duration, frame.time_base)
         if self._intervals:
             return float(np.median(self._intervals))
         return self._interval_s
@@ -291,7 +292,12 @@ def frame_time_s(frame: AudioFrame, origin_s: float) -> float | None:
     """A block's presentation time in source time, None if it has none."""
     if frame.pts is None or not frame.time_base:
         return None
-    return float(frame.pts * frame.time_base) - origin_s
+    return seconds(frame.pts, frame.time_base) - origin_s
+
+
+def seconds(ticks: int, time_base: Fraction) -> float:
+    """Ticks as seconds, rounded once; arithmetic with fractions would take ten times as long."""
+    return ticks * time_base.numerator / time_base.denominator
 
 
 def _sample_at(time_s: float, rate_hz: int) -> float:

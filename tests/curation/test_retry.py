@@ -122,7 +122,8 @@ def test_a_model_that_loses_its_device_is_started_again_and_no_clip_pays(raw: Pa
 
 FEW_STAGES = (
     *(f"--set=stages.{name}.enabled=false" for name in ("sync", "faces", "speech", "motion")),
-    "--set=gates.sync=", "--set=gates.not_static=",
+    "--set=gates.sync_offset=", "--set=gates.sync_confidence=",
+    "--set=gates.not_static=", "--set=gates.not_frozen=",
 )  # fmt: skip
 Marked = Callable[[Task], bool]
 
