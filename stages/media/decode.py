@@ -26,7 +26,14 @@ from stages.heartbeat import beat
 from stages.media.blocks import AudioBlock, Picture, SourceFormat
 from stages.media.open import open_media
 from stages.media.sample_clock import SampleClock, StreamStart
-from stages.media.watches import AudioWatch, Clock, DecodedSpan, PictureWatch, frame_time_s
+from stages.media.watches import (
+    AudioWatch,
+    Clock,
+    DecodedSpan,
+    PictureWatch,
+    frame_time_s,
+    has_guessed_audio_times,
+)
 
 _SEEK_MARGIN_S = 1.0
 """How far before a stretch decoding starts: its sound may lie before its key frame in the file."""
@@ -204,7 +211,7 @@ def _audio_stream(container: InputContainer, source: SourceFormat) -> AudioStrea
 def _clock(uri: str, stream: AudioStream, source: SourceFormat, start_s: float) -> SampleClock:
     """The clock of a sound stream that is decoded for a stretch from `start_s` on."""
     assert source.audio_rate_hz and stream.time_base
-    seeks = _must_seek(start_s)
+    seeks = _must_seek(source, start_s)
     # Where every sample has a tick of its own, any block's time is exact.
     is_exact = (1 / (stream.time_base * source.audio_rate_hz)).denominator == 1
     start = _stream_start(uri, source) if seeks and not is_exact else None
@@ -239,8 +246,10 @@ def _stream_start(uri: str, source: SourceFormat) -> StreamStart | None:
     return None
 
 
-def _must_seek(start_s: float) -> bool:
-    return math.isfinite(start_s) and start_s > _SEEK_MARGIN_S
+def _must_seek(source: SourceFormat, start_s: float) -> bool:
+    return (
+        math.isfinite(start_s) and start_s > _SEEK_MARGIN_S and not has_guessed_audio_times(source)
+    )
 
 
 @contextlib.contextmanager
@@ -256,7 +265,7 @@ def _open_at(
     """
     with contextlib.ExitStack() as opened:
         container = opened.enter_context(open_media(uri))
-        if _must_seek(start_s) and not _seek(container, source, start_s, pictures=pictures):
+        if _must_seek(source, start_s) and not _seek(container, source, start_s, pictures=pictures):
             # Some containers cannot seek, and a try leads to their end: they are read from their
             # start, and what comes too early is passed over.
             container.close()

@@ -23,6 +23,7 @@ from stages.media.proxy import ProxyScaler, luma_plane
 from stages.media.sample_clock import Block, SampleClock
 
 _WITHOUT_PRESENTATION_TIMES = frozenset({"avi"})
+_BARE_SOUND = frozenset({"ac3", "eac3", "dts", "mlp", "truehd"})
 
 
 @dataclasses.dataclass(frozen=True)
@@ -228,6 +229,7 @@ class AudioWatch:
         self._span_end = _sample_at(end_s, self._rate_hz)
         self._on_audio = on_audio
         self._clock = clock
+        self._has_times = not has_guessed_audio_times(source)
         self._resampler: AudioResampler | None = None
         self._damage_pending = False
         self._heard_until: int | None = None
@@ -252,7 +254,7 @@ class AudioWatch:
         self._deliver(self._clock.finish())
 
     def _take(self, frame: AudioFrame) -> None:
-        time_s = frame_time_s(frame, self._origin_s)
+        time_s = frame_time_s(frame, self._origin_s) if self._has_times else None
         block = Block(time_s, self._samples(frame), self._damage_pending)
         self._damage_pending = False
         self._deliver(self._clock.push(block))
@@ -286,6 +288,16 @@ class AudioWatch:
             parts = [_float_samples(part) for part in self._resampler.resample(frame)]
             return np.concatenate(parts) if parts else np.zeros((0, self._channels), np.float32)
         return _float_samples(frame)
+
+
+def has_guessed_audio_times(source: SourceFormat) -> bool:
+    """Whether a file's sound has no times but what FFmpeg adds up from rounded lengths.
+
+    These drift, and after a seek they are off by what they have drifted: such files, which hold
+    nothing but sound, are counted from their start.
+    """
+    is_adpcm = source.audio_codec is not None and source.audio_codec.startswith("adpcm")
+    return source.container in _BARE_SOUND or (source.container in ("wav", "w64") and is_adpcm)
 
 
 def frame_time_s(frame: AudioFrame, origin_s: float) -> float | None:

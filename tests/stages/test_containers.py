@@ -79,6 +79,8 @@ TABLE = {
     ("mp3", "libmp3lame"): MP3,
     ("adts", "aac"): (22_050, 44_100, 96_000),
     ("flac", "flac"): (44_100,),
+    ("wav", "adpcm_ms"): (44_100,),
+    ("ac3", "ac3"): (44_100,),
 }
 CASES = [(*place, rate_hz) for place, rates_hz in TABLE.items() for rate_hz in rates_hz]
 DURATION_S = 7.0
