@@ -27,7 +27,9 @@ from stages.media.probe import probe
 Samples = npt.NDArray[np.float32]
 _HEADING = """# Sound, placed by counting samples and by every block's own time
 
-`python -m benchmarks.sound CLIPS_FOLDER MEDIA_FOLDER --out benchmarks/results/sound.md`, on real clips, 2026-11-21.
+`python -m benchmarks.sound CLIPS_FOLDER MEDIA_FOLDER --out benchmarks/results/sound.md`
+
+On real clips, 2026-11-21.
 Distances are to FFmpeg's decode in one piece; only files whose sound differs are listed.
 
 """

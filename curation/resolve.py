@@ -18,12 +18,13 @@ from stages.attributes import ATTRIBUTES_VERSION
 from stages.contract import Backend, ClipStage, SignalStage, Stage, StageCall
 from stages.registry import STAGES
 from stages.sample import PackProfile
+from stages.unit import failed_unit_fingerprint
 from stages.weights.catalogue import CATALOGUE, WeightSet
 from stages.weights.find import WEIGHTS_VARIABLE, find_set, size_text
 
 CAPTION_VERSION = 2
 """Raise whenever requests or the reading of answers change."""
-PROBE_VERSION = 1
+PROBE_VERSION = 2
 """Raise whenever the probe reads the same file differently."""
 _MISSING = ("missing_weights", "missing_package")
 
@@ -102,6 +103,7 @@ def resolve(configuration: JobConfiguration, remembered: Remembered | None = Non
             stages=fingerprints,
             probe=fingerprint({"probe": PROBE_VERSION, **configuration.decode.media_key()}),
             units=unit,
+            failed_units=failed_unit_fingerprint(unit),
             caption=(
                 configuration.caption.style,
                 remembered.caption if remembered else _captions(configuration, fingerprints),

@@ -79,6 +79,7 @@ class SourceRow:
     audio_start_s: float | None
     audio_rate_hz: int | None
     audio_channels: int | None
+    audio_first_samples: int | None
     spans: list[Span]
     split: Literal["train", "held_out"]
     licence: str | None

@@ -46,6 +46,7 @@ class Selection:
             `dataset`.
         probe: fingerprint of `sources`.
         units: fingerprint of `units`.
+        failed_units: fingerprint of those of them that failed, if it is another.
         caption: style and fingerprint of the captions.
         mix: fingerprint of the mix; without one no clip has a place in a mix.
         profile: what samples are packed to.
@@ -56,6 +57,7 @@ class Selection:
     stages: Mapping[str, str] = dataclasses.field(default_factory=dict)
     probe: str | None = None
     units: str | None = None
+    failed_units: str | None = None
     caption: tuple[str, str] | None = None
     mix: str | None = None
     profile: str | None = None
@@ -217,7 +219,14 @@ class _Views:
         caption = chosen.caption
         # By address: a file that has changed is another source, and takes the old one's place.
         self._create_latest("sources", ("uri",), {"fingerprint": chosen.probe})
-        self._create_latest("units", ("source_id", "unit_index"), {"fingerprint": chosen.units})
+        failed = chosen.failed_units or chosen.units
+        units = "true"
+        if chosen.units is not None and failed is not None:
+            units = (
+                f"fingerprint = CASE status WHEN 'failed' THEN {quote_text(failed)}"
+                f" ELSE {quote_text(chosen.units)} END"
+            )
+        self._create_latest("units", ("source_id", "unit_index"), {}, units)
         self._create_latest("decisions", ("clip_id",), {"policy": chosen.policy})
         self._create_latest(
             "captions",

@@ -13,6 +13,7 @@ import numpy as np
 import pyarrow as pa
 
 from manifests.errors import MediaError, TwinreelError
+from manifests.fingerprint import fingerprint
 from manifests.records import ErrorRecord, Span, UnitRow, arrow_type
 from stages.contract import Observation, Observer, Signals, SignalStage, StageCall, StageParameters
 from stages.heartbeat import beat
@@ -23,6 +24,9 @@ from stages.registry import SIGNAL_STAGES, build_signal_stage
 
 UNIT_VERSION = 1
 """Raise whenever decoding or the proxy changes what the stages see."""
+UNIT_FAILURE_VERSION = 1
+"""Raise whenever a stretch that failed for good may decode: failures are then tried again. With it
+goes `curation.resolve.PROBE_VERSION`, for sources that failed as a whole."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -104,7 +108,8 @@ def measure_unit(task: UnitTask) -> UnitResult:
 
     Raises:
         MediaError: the file cannot be opened, nothing decodes, or `corrupt_bitstream` when more of
-            it is damaged than the settings allow.
+            it is damaged than the settings allow, `times_start_over` when more of it is out of
+            reach.
     """
     watchers = [
         _Watcher(_stage(call), task.source)
@@ -140,6 +145,7 @@ def measure_unit(task: UnitTask) -> UnitResult:
         thread_count=task.thread_count,
     )
     _check_damage(task, span)
+    _check_times(task, span)
     rows: dict[str, list[dict[str, Any]]] = {"signals": []}
     for watcher in watchers:
         beat()
@@ -166,8 +172,13 @@ def failed_unit(task: UnitTask, error: ErrorRecord) -> UnitRow:
         [],
         "failed",
         error,
-        task.fingerprint,
+        failed_unit_fingerprint(task.fingerprint),
     )
+
+
+def failed_unit_fingerprint(unit: str) -> str:
+    """The fingerprint of units that fail, of that of units that decode."""
+    return fingerprint([unit, UNIT_FAILURE_VERSION])
 
 
 class _Watcher:
@@ -256,6 +267,18 @@ def _check_damage(task: UnitTask, span: DecodedSpan) -> None:
             f"{share:.0%} of it follows a decoding error (from {span.damaged[0].start_s:.2f} s).",
             subject=task.uri,
             remedy="Upload it again, or raise decode.max_damaged_share to keep what is sound.",
+        )
+
+
+def _check_times(task: UnitTask, span: DecodedSpan) -> None:
+    share = span.started_over / max(1, span.started_over + span.pictures)
+    if share > task.max_damaged_share:
+        raise MediaError(
+            "times_start_over",
+            f"{share:.0%} of its pictures have times that begin anew: recordings were put behind"
+            " each other, and what comes later cannot be told from what came before.",
+            subject=task.uri,
+            remedy="Give it new times, for example: ffmpeg -i IN -c copy OUT.mkv",
         )
 
 

@@ -23,7 +23,8 @@ class SourceFormat:
 
     `width` and `height` count square pixels after rotation; `coded_width` and `coded_height` what
     the codec stores. `container_start_s` has been taken off every time; `video_start_s` and
-    `audio_start_s` are what is left. None where there is no such stream.
+    `audio_start_s` are what is left. `audio_first_samples` is how many samples the first block of
+    sound has that decodes. None where there is no such stream.
     """
 
     modality: Literal["video", "audio", "image"]
@@ -47,6 +48,7 @@ class SourceFormat:
     audio_start_s: float | None
     audio_rate_hz: int | None
     audio_channels: int | None
+    audio_first_samples: int | None = None
 
 
 @dataclasses.dataclass(frozen=True)

@@ -7,7 +7,6 @@ observers. `pictures` and `read_audio` give a clip at full size to what needs it
 from __future__ import annotations
 
 import contextlib
-import functools
 import math
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -15,7 +14,6 @@ from typing import Any
 import av
 import av.error
 import numpy as np
-from av.audio.frame import AudioFrame
 from av.audio.stream import AudioStream
 from av.container import InputContainer
 from av.packet import Packet
@@ -31,8 +29,8 @@ from stages.media.watches import (
     Clock,
     DecodedSpan,
     PictureWatch,
-    frame_time_s,
     has_guessed_audio_times,
+    seconds,
 )
 
 _SEEK_MARGIN_S = 1.0
@@ -42,8 +40,6 @@ _SEEK_MARGINS_S = (1.0, 4.0, 16.0, 64.0)
 _WITH_INDEX = frozenset({"mov,mp4,m4a,3gp,3g2,mj2", "matroska,webm"})
 """Containers that know their key frames: a seek ends at the last one before its target. In others
 it ends wherever a packet begins (MPEG), and the first times after it may be guesses."""
-_START_PACKETS = 200
-"""How many packets are looked at for the start of the sound."""
 
 
 def decode_unit(
@@ -77,35 +73,35 @@ def decode_unit(
         if video is not None:
             video.codec_context.thread_count = thread_count
             video.codec_context.thread_type = "AUTO" if thread_count > 1 else "NONE"
-        watch = (
+        picture_watch = (
             PictureWatch(source, start_s, end_s, on_picture)
             if video is not None and shows
             else None
         )
-        ear = (
-            AudioWatch(source, start_s, end_s, on_audio, _clock(uri, audio, source, start_s))
+        audio_watch = (
+            AudioWatch(source, start_s, end_s, on_audio, _clock(audio, source, start_s))
             if audio is not None
             else None
         )
         streams = [
             stream
-            for stream, watcher in ((video, watch), (audio, ear))
+            for stream, watcher in ((video, picture_watch), (audio, audio_watch))
             if stream is not None and watcher is not None
         ]
         for packet in _packets(container, streams):
-            if watch is not None and packet.stream is video:
-                watch.decode(packet)
-            elif ear is not None and packet.stream is audio:
-                ear.decode(packet)
-            if all(watcher.done for watcher in (watch, ear) if watcher is not None):
+            if picture_watch is not None and packet.stream is video:
+                picture_watch.decode(packet)
+            elif audio_watch is not None and packet.stream is audio:
+                audio_watch.decode(packet)
+            if all(watcher.done for watcher in (picture_watch, audio_watch) if watcher is not None):
                 break
-        if ear is not None:
-            ear.finish()
-        if watch is not None:
-            span = watch.finish()
+        if audio_watch is not None:
+            audio_watch.finish()
+        if picture_watch is not None:
+            span = picture_watch.finish()
         else:
-            assert ear is not None
-            span = DecodedSpan(ear.start_s, ear.end_s, 0, ear.damaged)
+            assert audio_watch is not None
+            span = DecodedSpan(audio_watch.start_s, audio_watch.end_s, 0, audio_watch.damaged)
     if span.start_s is None:
         raise MediaError(
             "no_decodable_frames",
@@ -192,13 +188,15 @@ def read_audio(uri: str, source: SourceFormat, start_s: float, end_s: float) -> 
     with _open_at(uri, source, start_s, pictures=False) as container:
         stream = _audio_stream(container, source)
         assert stream is not None
-        clock = _clock(uri, stream, source, start_s)
-        ear = AudioWatch(source, start_s - 1.0 / rate_hz, end_s + 1.0 / rate_hz, place, clock)
+        clock = _clock(stream, source, start_s)
+        audio_watch = AudioWatch(
+            source, start_s - 1.0 / rate_hz, end_s + 1.0 / rate_hz, place, clock
+        )
         for packet in _packets(container, [stream]):
-            ear.decode(packet)
-            if ear.done:
+            audio_watch.decode(packet)
+            if audio_watch.done:
                 break
-        ear.finish()
+        audio_watch.finish()
     return AudioBlock(first / rate_hz, rate_hz, samples)
 
 
@@ -208,42 +206,19 @@ def _audio_stream(container: InputContainer, source: SourceFormat) -> AudioStrea
     return stream
 
 
-def _clock(uri: str, stream: AudioStream, source: SourceFormat, start_s: float) -> SampleClock:
+def _clock(stream: AudioStream, source: SourceFormat, start_s: float) -> SampleClock:
     """The clock of a sound stream that is decoded for a stretch from `start_s` on."""
     assert source.audio_rate_hz and stream.time_base
-    seeks = _must_seek(source, start_s)
-    # Where every sample has a tick of its own, any block's time is exact.
-    is_exact = (1 / (stream.time_base * source.audio_rate_hz)).denominator == 1
-    start = _stream_start(uri, source) if seeks and not is_exact else None
+    start = None
+    if source.audio_start_s is not None and source.audio_first_samples is not None:
+        is_whole = source.audio_codec == "vorbis"
+        start = StreamStart(source.audio_start_s, source.audio_first_samples, is_whole)
     return SampleClock(
-        source.audio_rate_hz, float(stream.time_base), start=start, from_start=not seeks
+        source.audio_rate_hz,
+        float(stream.time_base),
+        start=start,
+        from_start=not _must_seek(source, start_s),
     )
-
-
-@functools.lru_cache(maxsize=256)
-def _stream_start(uri: str, source: SourceFormat) -> StreamStart | None:
-    """How a source's sound begins; None where it begins late in the file, or without a time.
-
-    Kept, since a source is seldom decoded once: every clip asks.
-
-    Raises:
-        MediaError: the file cannot be opened.
-    """
-    with open_media(uri) as container:
-        for count, packet in enumerate(_packets(container, list(container.streams))):
-            if count > _START_PACKETS:
-                break
-            if packet.stream.index != source.audio_index:
-                continue
-            with contextlib.suppress(av.error.FFmpegError):
-                for frame in packet.decode():
-                    if isinstance(frame, AudioFrame):
-                        time_s = frame_time_s(frame, source.container_start_s)
-                        if time_s is None:
-                            return None
-                        is_whole = source.audio_codec == "vorbis"
-                        return StreamStart(time_s, frame.samples, is_whole)
-    return None
 
 
 def _must_seek(source: SourceFormat, start_s: float) -> bool:
@@ -263,13 +238,14 @@ def _open_at(
     Raises:
         MediaError: the file cannot be opened.
     """
-    with contextlib.ExitStack() as opened:
-        container = opened.enter_context(open_media(uri))
-        if _must_seek(source, start_s) and not _seek(container, source, start_s, pictures=pictures):
-            # Some containers cannot seek, and a try leads to their end: they are read from their
-            # start, and what comes too early is passed over.
-            container.close()
-            container = opened.enter_context(open_media(uri))
+    if _must_seek(source, start_s):
+        with open_media(uri) as container:
+            if _seek(container, source, start_s, pictures=pictures):
+                yield container
+                return
+    # Some containers cannot seek, and a try leads to their end: they are read from their start, and
+    # what comes too early is passed over.
+    with open_media(uri) as container:
         yield container
 
 
@@ -284,8 +260,7 @@ def _seek(
             return False
         if not pictures or source.container in _WITH_INDEX:
             return True
-        key_s = _next_key_frame_s(container, source)
-        if key_s is not None and key_s <= start_s - _SEEK_MARGIN_S:
+        if _meets_key_frame(container, source, start_s - _SEEK_MARGIN_S):
             return _go_to(container, source, start_s - margin_s)
     return False
 
@@ -299,13 +274,17 @@ def _go_to(container: InputContainer, source: SourceFormat, time_s: float) -> bo
     return True
 
 
-def _next_key_frame_s(container: InputContainer, source: SourceFormat) -> float | None:
-    """When the next key frame is shown; reads up to it."""
+def _meets_key_frame(container: InputContainer, source: SourceFormat, until_s: float) -> bool:
+    """Whether a key frame comes that is shown by a time; reads no further than that."""
     assert source.video_index is not None
     for packet in _packets(container, [container.streams[source.video_index]]):
-        if packet.is_keyframe and packet.pts is not None and packet.time_base:
-            return float(packet.pts * packet.time_base) - source.container_start_s
-    return None
+        ticks = packet.pts if packet.pts is not None else packet.dts
+        if ticks is None or not packet.time_base:
+            continue
+        is_early = seconds(ticks, packet.time_base) - source.container_start_s <= until_s
+        if packet.is_keyframe or not is_early:
+            return is_early
+    return False
 
 
 def _packets(container: InputContainer, streams: list[av.stream.Stream]) -> Iterator[Packet[Any]]:

@@ -82,16 +82,23 @@ class _Reader:
         self._subject = subject
 
     def read(self, size_bytes: int) -> bytes:
-        try:
+        with self._typed_errors():
             return self._file.read(size_bytes)
-        except (OSError, StorageError) as error:
-            raise _unreadable_file(self._subject, error) from error
 
     def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
-        return self._file.seek(offset, whence)
+        with self._typed_errors():
+            return self._file.seek(offset, whence)
 
     def tell(self) -> int:
-        return self._file.tell()
+        with self._typed_errors():
+            return self._file.tell()
+
+    @contextlib.contextmanager
+    def _typed_errors(self) -> Iterator[None]:
+        try:
+            yield
+        except (OSError, StorageError) as error:
+            raise _unreadable_file(self._subject, error) from error
 
 
 def _open_file(uri: str) -> tuple[BinaryIO, int]:

@@ -24,6 +24,8 @@ from stages.media.open import open_media
 _FULL_RANGE = 2  # AVCOL_RANGE_JPEG
 _PROBE_PACKETS = 2000
 """How many packets are tried before a stream counts as undecodable."""
+_LATE_PACKETS = 50_000
+"""How many are read to find a stream that has not begun: about ten minutes of video and sound."""
 _LEAST_VIDEO_BYTES_PER_S = 4096
 _LEAST_SOUND_BYTES_PER_S = 512
 """With fewer bytes for every second that its header claims, a file's packets are asked."""
@@ -105,6 +107,7 @@ def probe(uri: str) -> SourceFormat:
             # From the decoded frame: a header may state the core rate of a spectrally extended AAC.
             audio_rate_hz=sound.sample_rate if isinstance(sound, AudioFrame) else None,
             audio_channels=sound.layout.nb_channels if isinstance(sound, AudioFrame) else None,
+            audio_first_samples=sound.samples if isinstance(sound, AudioFrame) else None,
         )
 
 
@@ -116,12 +119,36 @@ def is_full_range(picture: VideoFrame) -> bool:
 def _first_frames(
     container: InputContainer, streams: list[av.stream.Stream]
 ) -> dict[int, VideoFrame | AudioFrame]:
-    """Every stream's first frame that decodes, by stream index, in one pass without seeking."""
+    """Every stream's first frame that decodes, by stream index."""
     found: dict[int, VideoFrame | AudioFrame] = {}
+    met = _look_for_frames(container, streams, _PROBE_PACKETS, found)
+    for stream in streams:
+        if stream.index in met:
+            continue
+        # It begins late: where its header says (Matroska's says 0), or somewhere behind.
+        if stream.start_time:
+            with contextlib.suppress(av.error.FFmpegError):
+                container.seek(stream.start_time, stream=stream)
+            _look_for_frames(container, [stream], _PROBE_PACKETS, found)
+        else:
+            _look_for_frames(container, streams, _LATE_PACKETS, found)
+    return found
+
+
+def _look_for_frames(
+    container: InputContainer,
+    streams: list[av.stream.Stream],
+    most_packets: int,
+    found: dict[int, VideoFrame | AudioFrame],
+) -> set[int]:
+    """Add first frames to `found` until every stream has one; the streams that packets came of."""
+    met: set[int] = set()
     with contextlib.suppress(av.error.FFmpegError):
         for count, packet in enumerate(container.demux(streams)):
-            if count > _PROBE_PACKETS:
+            if count > most_packets:
                 break
+            if packet.size:
+                met.add(packet.stream.index)
             if packet.stream.index in found:
                 continue
             # A damaged packet is no reason to give up: the next one may decode.
@@ -129,9 +156,9 @@ def _first_frames(
                 for frame in packet.decode():
                     if isinstance(frame, VideoFrame | AudioFrame):
                         found.setdefault(packet.stream.index, frame)
-            if len(found) == len(streams):
+            if all(stream.index in found for stream in streams):
                 break
-    return found
+    return met
 
 
 def _rotation_deg(picture: VideoFrame) -> int:

@@ -9,11 +9,14 @@ from __future__ import annotations
 
 import collections
 import dataclasses
+import itertools
 import math
 from collections.abc import Iterator, Sequence
 
 import numpy as np
 import numpy.typing as npt
+
+from manifests.errors import MediaError
 
 Samples = npt.NDArray[np.float32]
 
@@ -75,6 +78,7 @@ class SampleClock:
         self._next: int | None = None
         self._pushed = 0
         self._held: collections.deque[_Held] = collections.deque()
+        self._known_off = 0
 
     def push(self, block: Block) -> Iterator[tuple[int, Block]]:
         """Take the next block; the blocks whose places are known now, with their first samples'."""
@@ -87,7 +91,11 @@ class SampleClock:
         return self._settle(final=False)
 
     def finish(self) -> Iterator[tuple[int, Block]]:
-        """The blocks that are left at the end of the stream."""
+        """The blocks that are left at the end of the stream.
+
+        Raises:
+            MediaError: `no_presentation_times`; so does `push`.
+        """
         return self._settle(final=True)
 
     def _settle(self, *, final: bool) -> Iterator[tuple[int, Block]]:
@@ -106,6 +114,7 @@ class SampleClock:
                     self._joint = self._next
                     self._next = self._place_of_held(after_seek=False)
             block = self._held.popleft().block
+            self._known_off = 0
             yield self._next, block
             self._next += len(block.samples)
 
@@ -116,7 +125,11 @@ class SampleClock:
 
     def _leaves_count(self) -> bool:
         """Whether the first held block's time leaves the count, and no later time is back at it."""
-        return self._held[0].said is not None and not any(map(self._agrees, self._held))
+        if self._held[0].said is None:
+            return False
+        unasked = itertools.islice(self._held, self._known_off, None)
+        self._known_off = len(self._held)
+        return not any(map(self._agrees, unasked))
 
     def _agrees(self, held: _Held) -> bool:
         off = self._off(held)
@@ -146,7 +159,13 @@ class SampleClock:
         skip = 1 if after_seek and len(lengths) > 1 else 0
         said = [held.said for held in list(self._held)[skip:] if held.said is not None]
         if not said:
-            return self._next if self._next is not None else self._joint or 0
+            if self._next is None:
+                raise MediaError(
+                    "no_presentation_times",
+                    "Its sound has no times from which to tell where in the file one is.",
+                    remedy="Remux it, for example: ffmpeg -i IN -c copy OUT.mkv",
+                )
+            return self._next
         middle, spread = _middle(said, self._tick)
         place = middle + self._held[0].count
         if self._joint is None:

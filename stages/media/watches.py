@@ -23,17 +23,32 @@ from stages.media.proxy import ProxyScaler, luma_plane
 from stages.media.sample_clock import Block, SampleClock
 
 _WITHOUT_PRESENTATION_TIMES = frozenset({"avi"})
+"""Containers that tell only in which order packets are decoded."""
 _BARE_SOUND = frozenset({"ac3", "eac3", "dts", "mlp", "truehd"})
+"""Containers that are nothing but packets."""
+_COUNTED_IN_WAV = ("pcm", "mp2", "mp3", "ac3", "dca")
+"""Codecs of which FFmpeg knows the place after a seek in a WAV file, by bytes or by reading."""
+_LAYOUTS = {
+    1: "mono", 2: "stereo", 3: "2.1", 4: "4.0", 5: "5.0", 6: "5.1", 7: "6.1", 8: "7.1",
+}  # fmt: skip
+"""FFmpeg's default layout for a number of channels."""
+_STARTS_OVER_S = 1.0
+"""By how much times must fall back to be those of another recording, put behind the first."""
 
 
 @dataclasses.dataclass(frozen=True)
 class DecodedSpan:
-    """What a stretch held: the span its pictures (or, without any, its sound) cover, and damage."""
+    """What a stretch held: the span its pictures (or, without any, its sound) cover, and damage.
+
+    `started_over` is how many pictures were passed over since their times fall back behind those of
+    pictures before them, as where two recordings were put behind each other.
+    """
 
     start_s: float | None
     end_s: float | None
     pictures: int
     damaged: list[Span]
+    started_over: int = 0
 
 
 class Clock:
@@ -50,6 +65,7 @@ class Clock:
         self._by_decoding = source.container in _WITHOUT_PRESENTATION_TIMES
         self._lag: int | None = None
         self._last_s: float | None = None
+        self.started_over = 0
 
     def time_s(self, frame: VideoFrame) -> float | None:
         """The frame's time, or None for a frame that a player would never get to show."""
@@ -64,6 +80,7 @@ class Clock:
             self._interval_s = told_s - last_s
             return self._follow(told_s)
         if self._by_decoding or frame.dts is None:
+            self.started_over += told_s < last_s - _STARTS_OVER_S
             return None
         # Frames come in the order in which they are shown: the times are those of decoding.
         self._by_decoding = True
@@ -81,6 +98,7 @@ class Clock:
         """
         stamp = frame.pts
         if stamp is None or (self._by_decoding and self._last_s is not None):
+            # What the decoder releases at the end has no such time: it follows the one before.
             stamp = None if frame.dts is None else frame.dts - (self._lag or 0)
         if stamp is None or not frame.time_base:
             return None
@@ -191,7 +209,8 @@ class PictureWatch:
         if start_s is not None and math.isfinite(self._start_s):
             # The picture that began before the stretch is still on show at its start.
             start_s = self._start_s
-        return DecodedSpan(start_s, end_s, self._count, self._damaged)
+        started_over = self._clock.started_over
+        return DecodedSpan(start_s, end_s, self._count, self._damaged, started_over)
 
     def _last_duration_s(self, frame: VideoFrame) -> float:
         if frame.duration and frame.time_base:
@@ -231,6 +250,8 @@ class AudioWatch:
         self._clock = clock
         self._has_times = not has_guessed_audio_times(source)
         self._resampler: AudioResampler | None = None
+        self._format: tuple[int, str, str] | None = None
+        self._layout: str | None = None
         self._damage_pending = False
         self._heard_until: int | None = None
         self.start_s: float | None = None
@@ -251,20 +272,25 @@ class AudioWatch:
 
     def finish(self) -> None:
         """Pass on what is still held at the end of the stream."""
+        if not self.done:
+            self._deliver(self._clock.push(Block(None, self._resampled(None))))
         self._deliver(self._clock.finish())
 
     def _take(self, frame: AudioFrame) -> None:
         time_s = frame_time_s(frame, self._origin_s) if self._has_times else None
         block = Block(time_s, self._samples(frame), self._damage_pending)
-        self._damage_pending = False
+        if len(block.samples):
+            self._damage_pending = False
         self._deliver(self._clock.push(block))
 
     def _deliver(self, placed: Iterator[tuple[int, Block]]) -> None:
         for first, block in placed:
             end = first + len(block.samples)
             before = self._heard_until
-            if block.after_damage and before is not None and first > before:
-                self.damaged.append(Span(before / self._rate_hz, first / self._rate_hz))
+            if block.after_damage and before is not None:
+                lost = max(before, self._span_start), min(first, self._span_end)
+                if lost[0] < lost[1]:
+                    self.damaged.append(Span(lost[0] / self._rate_hz, lost[1] / self._rate_hz))
             self._heard_until = end if before is None else max(before, end)
             if first >= self._span_end:
                 self.done = True
@@ -279,15 +305,30 @@ class AudioWatch:
             self.end_s = (start + len(kept)) / self._rate_hz
 
     def _samples(self, frame: AudioFrame) -> npt.NDArray[np.float32]:
-        same = frame.sample_rate == self._rate_hz and frame.layout.nb_channels == self._channels
-        if not same:
-            # A broadcast may switch layout half way: bring all to what the probe found.
-            if self._resampler is None:
-                layout = {1: "mono", 2: "stereo", 6: "5.1", 8: "7.1"}.get(self._channels, "stereo")
-                self._resampler = AudioResampler("fltp", layout, self._rate_hz)
-            parts = [_float_samples(part) for part in self._resampler.resample(frame)]
-            return np.concatenate(parts) if parts else np.zeros((0, self._channels), np.float32)
-        return _float_samples(frame)
+        """The frame's samples in the format that the probe found, which a broadcast may leave."""
+        found = frame.sample_rate, frame.layout.name, frame.format.name
+        is_known = frame.sample_rate == self._rate_hz and frame.layout.nb_channels == self._channels
+        if is_known:
+            self._layout = self._layout or frame.layout.name
+        if found == self._format:
+            return _float_samples(frame) if is_known else self._resampled(frame)
+        rest = self._resampled(None)
+        self._format = found
+        if is_known:
+            return np.concatenate([rest, _float_samples(frame)])
+        layout = self._layout or _LAYOUTS.get(self._channels, "stereo")
+        self._resampler = AudioResampler("fltp", layout, self._rate_hz)
+        return np.concatenate([rest, self._resampled(frame)])
+
+    def _resampled(self, frame: AudioFrame | None) -> npt.NDArray[np.float32]:
+        """What the resampler makes of a frame; of None, what it still holds, at its end."""
+        nothing = np.zeros((0, self._channels), np.float32)
+        if self._resampler is None:
+            return nothing
+        parts = [_float_samples(part) for part in self._resampler.resample(frame)]
+        if frame is None:
+            self._resampler = None
+        return np.concatenate([nothing, *parts])
 
 
 def has_guessed_audio_times(source: SourceFormat) -> bool:
@@ -296,8 +337,9 @@ def has_guessed_audio_times(source: SourceFormat) -> bool:
     These drift, and after a seek they are off by what they have drifted: such files, which hold
     nothing but sound, are counted from their start.
     """
-    is_adpcm = source.audio_codec is not None and source.audio_codec.startswith("adpcm")
-    return source.container in _BARE_SOUND or (source.container in ("wav", "w64") and is_adpcm)
+    in_wav = source.container in ("wav", "w64")
+    is_counted = (source.audio_codec or "").startswith(_COUNTED_IN_WAV)
+    return source.container in _BARE_SOUND or (in_wav and not is_counted)
 
 
 def frame_time_s(frame: AudioFrame, origin_s: float) -> float | None:

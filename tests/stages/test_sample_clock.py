@@ -7,6 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 import pytest
 
+from manifests.errors import MediaError
 from stages.media.sample_clock import Block, SampleClock, StreamStart
 
 RATE_HZ = 48_000
@@ -76,6 +77,12 @@ def test_times_that_jitter_around_the_count_are_not_followed() -> None:
 def test_blocks_without_times_follow_each_other() -> None:
     assert places([0.5, *[None] * 9]) == in_a_row(10, 24_000)
     assert places([None] * 10) == in_a_row(10)
+
+
+def test_without_any_time_nothing_tells_where_a_seek_has_led() -> None:
+    with pytest.raises(MediaError) as caught:
+        places([None] * 10, start=StreamStart(0.0, LENGTH, is_whole=False), from_start=False)
+    assert caught.value.code == "no_presentation_times"
 
 
 def test_drift_is_caught_up_with() -> None:
