@@ -16,7 +16,14 @@ import duckdb
 from curation.inputs import InputFile
 from curation.job import Batch, Job, error_record
 from curation.look_again import look_again
-from curation.measured import MeasuredUnit, measured_units, rows_of, source_format, unit_key
+from curation.measured import (
+    FORMAT_FIELDS,
+    MeasuredUnit,
+    measured_units,
+    rows_of,
+    source_format,
+    unit_key,
+)
 from curation.progress import Progress
 from curation.resolve import stage_calls
 from curation.tasks import Task
@@ -26,7 +33,6 @@ from stages.segment import Shot, cut_unit, summarise_clip
 from stages.unit import UnitResult, UnitTask, failed_unit, signals_from_row
 
 _CUT_BATCH_UNITS = 256
-_FORMAT_FIELDS = tuple(field.name for field in dataclasses.fields(SourceFormat))
 
 
 def measure(job: Job, files: Iterable[InputFile]) -> None:
@@ -319,7 +325,7 @@ def _source_row(
     job: Job, file: InputFile, found: SourceFormat | None, error: ErrorRecord | None
 ) -> SourceRow:
     carried, licence, split = _carried(job, file)
-    fields = dict.fromkeys(_FORMAT_FIELDS) if found is None else dataclasses.asdict(found)
+    fields = dict.fromkeys(FORMAT_FIELDS) if found is None else dataclasses.asdict(found)
     return SourceRow(
         source_id=file.source_id,
         uri=file.uri,

@@ -13,7 +13,8 @@ import pyarrow as pa
 from manifests.view import SIDE_TABLES
 from stages.media.blocks import SourceFormat
 
-_FORMAT_FIELDS = tuple(field.name for field in dataclasses.fields(SourceFormat))
+FORMAT_FIELDS = tuple(field.name for field in dataclasses.fields(SourceFormat))
+"""The columns of `sources` that hold what the probe found."""
 
 
 _ROWS_AT_ONCE = 2048
@@ -69,7 +70,7 @@ def source_format(
         source: the row.
         media: `sound` gives a video as what is heard of it.
     """
-    found = SourceFormat(**{name: source[name] for name in _FORMAT_FIELDS})
+    found = SourceFormat(**{name: source[name] for name in FORMAT_FIELDS})
     if media == "sound":
         return dataclasses.replace(found, modality="audio", video_index=None)
     return found

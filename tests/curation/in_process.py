@@ -19,6 +19,19 @@ def no_fault(task: Task) -> None:
     """Lets every task do its work."""
 
 
+def run_tasks(tasks: Iterable[Task], begun: Fault = no_fault) -> Iterator[Outcome]:
+    """Runs tasks where they are, one after another; `begun` is told of each and may fail it."""
+    for task in tasks:
+        module, _, function = task.function.partition(":")
+        try:
+            begun(task)
+            result = getattr(importlib.import_module(module), function)(task.argument)
+        except TwinreelError as error:
+            yield Outcome(task, None, error)
+        else:
+            yield Outcome(task, result, None)
+
+
 class InProcessEngine:
     """Takes the place of `curation.engine.Engine` for stages that need no model.
 
@@ -48,16 +61,13 @@ class InProcessEngine:
 
     def run(self, tasks: Iterable[Task]) -> Iterator[Outcome]:
         """The outcomes in the tasks' order."""
-        for task in tasks:
-            module, _, function = task.function.partition(":")
+
+        def begun(task: Task) -> None:
+            function = task.function.partition(":")[2]
             self.subjects.append((function, task.subject.rpartition("/")[2]))
-            try:
-                self.fault(task)
-                result = getattr(importlib.import_module(module), function)(task.argument)
-            except TwinreelError as error:
-                yield Outcome(task, None, error)
-            else:
-                yield Outcome(task, result, None)
+            self.fault(task)
+
+        return run_tasks(tasks, begun)
 
 
 @pytest.fixture

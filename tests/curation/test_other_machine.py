@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
-import importlib
 import json
 import shutil
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, ClassVar, cast
 
@@ -20,8 +19,7 @@ from curation.job import Job, open_store
 from curation.measure import cut_clips, decode_units, probe_sources
 from curation.measured import rows_of
 from curation.resolve import resolve, stage_calls
-from curation.tasks import Outcome, Task
-from manifests.errors import TwinreelError, UsageError
+from manifests.errors import UsageError
 from manifests.lease import Lease
 from stages.clip import ClipMeasurement, LoadedStage, measure_clip
 from stages.contract import Backend, ClipTask, StageCall
@@ -30,20 +28,7 @@ from stages.media.probe import probe
 from stages.shots import ShotsStage
 from stages.weights.find import WEIGHTS_VARIABLE
 from tests.conftest import SHARED
-
-
-class OneProcess:
-    """An engine that calls functions where it is."""
-
-    def run(self, tasks: Iterable[Task]) -> Iterator[Outcome]:
-        for task in tasks:
-            module, _, function = task.function.partition(":")
-            try:
-                result = getattr(importlib.import_module(module), function)(task.argument)
-            except TwinreelError as error:
-                yield Outcome(task, None, error)
-            else:
-                yield Outcome(task, result, None)
+from tests.curation.in_process import InProcessEngine
 
 
 @pytest.fixture
@@ -70,7 +55,7 @@ def job(weights: Path, tmp_path: Path) -> Iterator[Job]:
     with Lease(storage) as lease:
         resolved = resolve(configuration)
         assert resolved.signal_stages["faces"].backend.name == "yunet"
-        engine = cast(Engine, OneProcess())
+        engine = cast(Engine, InProcessEngine())
         yield Job(str(tmp_path / "out"), configuration, resolved, storage, store, lease, engine)
 
 

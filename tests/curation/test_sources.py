@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import errno
-import importlib
 import os
 import shutil
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -18,9 +17,10 @@ from curation.config import load_configuration
 from curation.curate import Plan, Summary, plan_curation, run_curation
 from curation.engine import Engine
 from curation.inspect import open_view
-from curation.tasks import Outcome, Task
-from manifests.errors import StorageError, TwinreelError
+from curation.tasks import Task
+from manifests.errors import StorageError
 from manifests.storage import ObjectInfo, Storage
+from tests.curation.in_process import run_tasks
 from tests.curation.moto_bucket import moto_bucket
 
 CONFIGURATION = load_configuration(None, None, [])
@@ -59,19 +59,6 @@ class Watched:
         return float(self.query("SELECT sum(end_s - start_s) AS s FROM dataset")[0]["s"] or 0.0)
 
 
-def run_here(tasks: Iterable[Task], seen: list[Task]) -> Iterator[Outcome]:
-    """The engine's work without Ray."""
-    for task in tasks:
-        seen.append(task)
-        module, _, name = task.function.partition(":")
-        try:
-            result = getattr(importlib.import_module(module), name)(task.argument)
-        except TwinreelError as error:
-            yield Outcome(task, None, error)
-        else:
-            yield Outcome(task, result, None)
-
-
 @pytest.fixture
 def job(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Watched]:
     """A table of two sounds in a bucket; they lie in `raw` on this machine, too."""
@@ -83,7 +70,7 @@ def job(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Watched]:
     (folder / "list.csv").write_text("uri\n" + "".join(f"{name}\n" for name in NAMES))
     watched = Watched("s3://raw/list.csv", tmp_path / "out")
     monkeypatch.setattr("curation.curate.write_job_report", lambda *_, **__: None)
-    monkeypatch.setattr(Engine, "run", lambda _, tasks: run_here(tasks, watched.tasks))
+    monkeypatch.setattr(Engine, "run", lambda _, tasks: run_tasks(tasks, watched.tasks.append))
     with moto_bucket("raw") as client:
         for name in (*NAMES, "list.csv"):
             client.upload_file(str(folder / name), "raw", name)
