@@ -32,8 +32,6 @@ _CLIP_COLUMNS = (
 )  # fmt: skip
 _UNITS_AT_ONCE = 64
 _READS_FAILED = "reads_failed"
-_BLIND = "no_first_look"
-"""The code of second looks over signals that had failed."""
 
 
 def look_again(job: Job) -> None:
@@ -149,7 +147,7 @@ def _candidates(
             SELECT d.* {f"REPLACE ({known})" if known else ""}, {awaits} AS reads_awaited,
                 list_filter([{failed}]::VARCHAR[], lambda read: read IS NOT NULL) AS reads_failed
             FROM dataset AS d JOIN verdicts AS v ON v.clip_id = d.clip_id {first_look}
-            WHERE {_lacks(stage, f"d.{quote_name(name)}")}
+            WHERE {_lacks(_once_wrong(job, name, stage), f"d.{quote_name(name)}")}
         ), asked AS (SELECT *, ({stage.precondition})::BOOLEAN AS holds FROM lacking),
         turns AS (
             SELECT *, CASE
@@ -176,7 +174,7 @@ def _decide_for(
         " state = 'reject' AS rejected_elsewhere FROM by_all"
     )
     connection.unregister("by_all")
-    if not _mistakes_failures(stage):
+    if _once_wrong(job, name, stage) is None:
         return
     others = gates_without(connection, gates, [name])
     connection.register("by_others", decide(connection, others))
@@ -187,24 +185,27 @@ def _decide_for(
     connection.unregister("by_others")
 
 
-def _mistakes_failures(stage: ClipStage[Any]) -> bool:
-    """Whether the precondition is false of a failed struct: its status is not null.
+def _once_wrong(job: Job, name: str, stage: ClipStage[Any]) -> str | None:
+    """What earlier versions said for good over reads that had failed for now, as SQL on a struct.
 
-    Earlier versions wrote `not_applicable` then.
+    A precondition that asks for a status is false of a failed struct, not null.
     """
-    return any(f"{read}.status" in stage.precondition for read in stage.reads)
+    if name in job.resolved.signal_stages:
+        return "error.code = 'no_first_look'"
+    if any(f"{read}.status" in stage.precondition for read in stage.reads):
+        return "status = 'not_applicable'"
+    return None
 
 
-def _lacks(stage: ClipStage[Any], struct: str) -> str:
+def _lacks(once_wrong: str | None, struct: str) -> str:
     """Whether a clip that no gate rejects lacks the struct, or may have a wrong one.
 
-    What an earlier version wrote over reads that had failed for now is wrong once they are there.
+    The gates that read a wrong one do not count.
     """
-    lacks = [f"{struct} IS NULL", f"{struct}.error.retryable", f"{struct}.error.code = '{_BLIND}'"]
-    if not _mistakes_failures(stage):
-        return f"(NOT v.rejected AND {_any(lacks)})"
-    wrong = f"{struct}.status = 'not_applicable'"
-    return f"((NOT v.rejected AND {_any(lacks)}) OR (NOT v.rejected_elsewhere AND {wrong}))"
+    lacks = f"(NOT v.rejected AND ({struct} IS NULL OR {struct}.error.retryable))"
+    if once_wrong is None:
+        return lacks
+    return f"({lacks} OR (NOT v.rejected_elsewhere AND {struct}.{once_wrong}))"
 
 
 def _any(conditions: Iterable[str]) -> str:
