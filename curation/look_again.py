@@ -7,7 +7,7 @@ gates are asked again.
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 import duckdb
@@ -18,7 +18,10 @@ from curation.progress import Progress
 from curation.resolve import stage_calls
 from curation.tasks import Outcome, Task
 from manifests.decide import decide
+from manifests.errors import MediaError
+from manifests.gates import gates_without
 from manifests.records import to_mapping
+from manifests.view import quote_name, quote_text
 from stages.clip import ClipMeasurement, ClipResult
 from stages.contract import ClipStage, ClipTask, ModelStage, StageCall
 from stages.segment import first_look, struct_of
@@ -28,6 +31,7 @@ _CLIP_COLUMNS = (
     "first_shot", "last_shot", "window", "damaged_s",
 )  # fmt: skip
 _UNITS_AT_ONCE = 64
+_READS_FAILED = "reads_failed"
 
 
 def look_again(job: Job) -> None:
@@ -39,14 +43,26 @@ def look_again(job: Job) -> None:
         with job.connect() as connection:
             candidates = _candidates(job, connection, name, stage)
             batch = Batch(job)
-            for row in StoredRows(connection, f"FROM {candidates} WHERE NOT applies"):
-                struct = _struct(job, name, stage, "not_applicable")
+            for row in StoredRows(connection, f"FROM {candidates} WHERE turn <> 'measure'"):
+                struct = _unmeasured(job, name, stage, row)
                 batch.add({"clips": [_clip_columns(row) | {name: struct}]})
             chosen = StoredRows(
-                connection, f"FROM {candidates} WHERE applies ORDER BY uri, start_s"
+                connection, f"FROM {candidates} WHERE turn = 'measure' ORDER BY uri, start_s"
             )
             _run(job, connection, name, stage, chosen, batch)
             batch.flush()
+
+
+def _unmeasured(
+    job: Job, name: str, stage: ClipStage[Any], row: Mapping[str, Any]
+) -> dict[str, Any]:
+    """The struct of a candidate that is not looked at."""
+    if row["turn"] == "not_applicable":
+        return _struct(job, name, stage, "not_applicable")
+    error = MediaError(
+        _READS_FAILED, f"What it reads could not be measured: {', '.join(row['reads_failed'])}."
+    )
+    return _struct(job, name, stage, "failed", to_mapping(error_record(error)))
 
 
 def _run(
@@ -93,24 +109,107 @@ def _outcomes(
 def _candidates(
     job: Job, connection: duckdb.DuckDBPyConnection, name: str, stage: ClipStage[Any]
 ) -> str:
-    """The table of clips that lack the stage's struct and that no gate rejects.
+    """The table of clips that lack the stage's struct, that no gate rejects, and that do not wait.
 
-    Its column `applies` is the precondition.
-
-    Where what the precondition reads is itself not applicable (no sound, no picture), so is this;
-    where it has failed or is missing, nothing can be said yet.
+    Its column `turn` says what is to be done: `measure`, or else what the struct becomes. To the
+    precondition a struct that is missing or has failed is null. Where that leaves it false,
+    whatever the struct would say, or where another struct that it reads does not apply (no sound,
+    no picture), the stage is `not_applicable`. Otherwise a clip waits for what is missing or failed
+    for now, and the stage is `failed` where what it reads failed for good (`reads_failed`).
     """
     reads = [read for read in stage.reads if read in job.resolved.fingerprints]
-    absent = " OR ".join(f"{read}.status = 'not_applicable'" for read in reads) or "false"
-    connection.register("verdicts", decide(connection, job.configuration.gate_list()))
+    statuses = {read: f"d.{quote_name(read)}" for read in reads}
+    first_look = ""
+    if name in job.resolved.signal_stages:
+        statuses[name] = "first_look"
+        first_look = (
+            "LEFT JOIN signals AS first_look ON first_look.source_id = d.source_id"
+            f" AND first_look.unit_index = d.unit_index AND first_look.stage = {quote_text(name)}"
+        )
+    awaits = _any(
+        f"{read}.status IS NULL OR coalesce({read}.error.retryable, false)"
+        for read in statuses.values()
+    )
+    failed = ", ".join(
+        f"CASE WHEN {struct}.status = 'failed' THEN {quote_text(read)} END"
+        for read, struct in sorted(statuses.items())
+    )
+    known = ", ".join(
+        f"CASE WHEN {struct}.status <> 'failed' THEN {struct} END AS {quote_name(read)}"
+        for read, struct in statuses.items()
+        if read != name
+    )
+    absent = _any(f"{quote_name(read)}.status = 'not_applicable'" for read in reads)
+    _decide_for(job, connection, name, stage)
     connection.execute(
         f"""CREATE TEMP TABLE candidates AS
-        SELECT d.*, coalesce(({stage.precondition}), CASE WHEN {absent} THEN false END) AS applies
-        FROM dataset d JOIN verdicts v USING (clip_id)
-        WHERE v.state <> 'reject' AND (d."{name}" IS NULL OR d."{name}".error.retryable)"""
+        WITH lacking AS (
+            SELECT d.* {f"REPLACE ({known})" if known else ""}, {awaits} AS reads_awaited,
+                list_filter([{failed}]::VARCHAR[], lambda read: read IS NOT NULL) AS reads_failed
+            FROM dataset AS d JOIN verdicts AS v ON v.clip_id = d.clip_id {first_look}
+            WHERE {_lacks(_once_wrong(job, name, stage), f"d.{quote_name(name)}")}
+        ), asked AS (SELECT *, ({stage.precondition})::BOOLEAN AS holds FROM lacking),
+        turns AS (
+            SELECT *, CASE
+                WHEN NOT holds OR (holds IS NULL AND {absent}) THEN 'not_applicable'
+                WHEN reads_awaited THEN NULL
+                WHEN len(reads_failed) > 0 THEN 'failed'
+                WHEN holds THEN 'measure' END AS turn
+            FROM asked
+        )
+        FROM turns WHERE turn IS NOT NULL AND (turn <> coalesce({quote_name(name)}.status, '')
+            OR coalesce({quote_name(name)}.error.retryable, false))"""
     )
-    connection.unregister("verdicts")
     return "candidates"
+
+
+def _decide_for(
+    job: Job, connection: duckdb.DuckDBPyConnection, name: str, stage: ClipStage[Any]
+) -> None:
+    """The table `verdicts`: per clip, whether the gates and those of other stages reject it."""
+    gates = job.configuration.gate_list()
+    connection.register("by_all", decide(connection, gates))
+    connection.execute(
+        "CREATE TEMP TABLE verdicts AS SELECT clip_id, state = 'reject' AS rejected,"
+        " state = 'reject' AS rejected_elsewhere FROM by_all"
+    )
+    connection.unregister("by_all")
+    if _once_wrong(job, name, stage) is None:
+        return
+    others = gates_without(connection, gates, [name])
+    connection.register("by_others", decide(connection, others))
+    connection.execute(
+        "UPDATE verdicts SET rejected_elsewhere = other.state = 'reject' FROM by_others AS other"
+        " WHERE other.clip_id = verdicts.clip_id"
+    )
+    connection.unregister("by_others")
+
+
+def _once_wrong(job: Job, name: str, stage: ClipStage[Any]) -> str | None:
+    """What earlier versions said for good over reads that had failed for now, as SQL on a struct.
+
+    A precondition that asks for a status is false of a failed struct, not null.
+    """
+    if name in job.resolved.signal_stages:
+        return "error.code = 'no_first_look'"
+    if any(f"{read}.status" in stage.precondition for read in stage.reads):
+        return "status = 'not_applicable'"
+    return None
+
+
+def _lacks(once_wrong: str | None, struct: str) -> str:
+    """Whether a clip that no gate rejects lacks the struct, or may have a wrong one.
+
+    The gates that read a wrong one do not count.
+    """
+    lacks = f"(NOT v.rejected AND ({struct} IS NULL OR {struct}.error.retryable))"
+    if once_wrong is None:
+        return lacks
+    return f"({lacks} OR (NOT v.rejected_elsewhere AND {struct}.{once_wrong}))"
+
+
+def _any(conditions: Iterable[str]) -> str:
+    return f"({' OR '.join(conditions) or 'false'})"
 
 
 def _tasks(

@@ -14,18 +14,19 @@ that fits decides:
 
 The structs are those of stages, `caption` (missing before the phase `caption`) and `mix` (missing
 until the clip competes for a place; if no mix is asked for it is a plain column). What
-`caption.verified` says of the transcript or of the tagger is missing while these are. A failure
-that the next run tries again counts as missing.
+`caption.verified` says of the transcript or of the tagger is missing while these are. A struct
+whose failure the next run tries again is null to the expression, its status too, and so missing.
 
 The last row is what was measured and has no value (the bandwidth of silence), and a plain column
 that is null (the licence of a source that came without one, the width of a sound): no later
-measurement gives it. An expression that deals with null itself (IS NULL, coalesce) is never null.
+measurement gives it. An expression that deals with null itself (IS NOT NULL, coalesce) is never
+null: it decides by itself on what is missing, and what it rejects is not measured.
 
 What ANDs join is decided part by part, as if each were a gate: what one part rejects is rejected,
 and only what none rejects can be pending. So a further condition never brings a clip back.
 
 A gate that names the backends its threshold speaks of takes what another backend measured for
-missing, whatever the expression says of it.
+missing: a part that reads it is null, whatever it says of it, and the other parts decide.
 """
 
 from __future__ import annotations
@@ -36,7 +37,7 @@ import duckdb
 import pyarrow as pa
 
 from manifests.errors import UsageError
-from manifests.gates import VIEW, Gate, Rule, first_line, policy_fingerprint, rules_of
+from manifests.gates import VIEW, Condition, Gate, Rule, first_line, policy_fingerprint, rules_of
 from manifests.records import DecisionRow, arrow_schema
 from manifests.view import query_table, quote_name, quote_text
 
@@ -88,13 +89,12 @@ def _decision_sql(rules: Sequence[Rule], policy: str) -> str:
     inner = ["clip_id"]
     for index, rule in enumerate(rules):
         inner += [
-            f"({condition.expression}\n)::BOOLEAN AS {_verdict(index, part)}"
+            f"{_verdict_sql(rule, condition)} AS {_verdict(index, part)}"
             for part, condition in enumerate(rule.conditions)
         ]
-    for struct in sorted({struct for rule in rules for struct in rule.structs}):
-        inner.append(f"{_status_sql(struct)} AS {_status(struct)}")
-    for stage in sorted({stage for rule in rules for stage in rule.gate.backends or {}}):
-        inner.append(f"{quote_name(stage)}.backend AS {_backend(stage)}")
+        inner += [
+            f"{_status_sql(rule, struct)} AS {_status(index, struct)}" for struct in rule.structs
+        ]
     rejections = [_rejection(index, rule) for index, rule in enumerate(rules)]
     waits = [wait for index, rule in enumerate(rules) for wait in _waits(index, rule)]
     return f"""
@@ -105,29 +105,51 @@ def _decision_sql(rules: Sequence[Rule], policy: str) -> str:
         FROM (
             SELECT clip_id, {_sorted_names(rejections)} AS rejected_by,
                 {_sorted_names(waits)} AS pending_on
-            FROM (SELECT {", ".join(inner)} FROM {VIEW})
+            FROM (SELECT {", ".join(inner)} FROM {_settled(rules)} AS {VIEW})
         ) ORDER BY clip_id"""
 
 
-def _status_sql(struct: str) -> str:
-    """A struct's status; null while it is missing."""
+def _settled(rules: Sequence[Rule]) -> str:
+    """The view with what a later run tries again as null, as if it had not been tried."""
+    structs = sorted({struct for rule in rules for struct in rule.structs} - {"mix"})
+    settled = [
+        f"CASE WHEN NOT coalesce({name}.error.retryable, false) THEN {name} END AS {name}"
+        for name in map(quote_name, structs)
+    ]
+    return f"(SELECT * REPLACE ({', '.join(settled)}) FROM {VIEW})" if settled else VIEW
+
+
+def _verdict_sql(rule: Rule, condition: Condition) -> str:
+    """What a part says of a clip; null where it reads what another backend measured."""
+    foreign = _any(_foreign(rule, struct) for struct in condition.structs)
+    return f"CASE WHEN NOT {foreign} THEN ({condition.expression}\n)::BOOLEAN END"
+
+
+def _status_sql(rule: Rule, struct: str) -> str:
+    """A struct's status for a gate; null while it is missing."""
     name = quote_name(struct)
     if struct == "mix":
         return f"CASE WHEN {name} IS NOT NULL THEN 'ok' END"
-    # What a later run tries again is missing, as if it had not been tried.
-    return f"CASE WHEN NOT coalesce({name}.error.retryable, false) THEN {name}.status END"
+    return f"CASE WHEN NOT {_foreign(rule, struct)} THEN {name}.status END"
+
+
+def _foreign(rule: Rule, struct: str) -> str:
+    """Whether the struct was measured by a backend that the gate does not speak of."""
+    backends = (rule.gate.backends or {}).get(struct)
+    if backends is None:
+        return "false"
+    name = quote_name(struct)
+    listed = ", ".join(quote_text(backend) for backend in backends) or "NULL"
+    ours = f"coalesce({name}.backend IN ({listed}), false)"
+    return f"(coalesce({name}.status = 'ok', false) AND NOT {ours})"
 
 
 def _verdict(index: int, part: int) -> str:
     return f"verdict_{index}_{part}"
 
 
-def _status(struct: str) -> str:
-    return quote_name("status_" + struct)
-
-
-def _backend(stage: str) -> str:
-    return quote_name("backend_" + stage)
+def _status(index: int, struct: str) -> str:
+    return quote_name(f"status_{index}_{struct}")
 
 
 def _sorted_names(candidates: Sequence[str]) -> str:
@@ -141,20 +163,22 @@ def _rejection(index: int, rule: Rule) -> str:
     """The name under which the gate rejects a clip, or null."""
     verdicts = [_verdict(index, part) for part in range(len(rule.conditions))]
     nulls = [
-        (f"{verdict} IS NULL", condition.structs)
+        (f"{verdict} IS NULL", [_status(index, struct) for struct in condition.structs])
         for verdict, condition in zip(verdicts, rule.conditions, strict=True)
     ]
     refused = _any(f"NOT {verdict}" for verdict in verdicts)
-    failed = _any(f"({null} AND {_any_failed(structs)})" for null, structs in nulls)
+    failed = _any(
+        f"({null} AND {_any(_is(status, 'failed') for status in statuses)})"
+        for null, statuses in nulls
+    )
     no_value = _any(
-        f"({null} AND NOT {_any(f'{_status(name)} IS NULL' for name in structs)}"
-        f" AND NOT {_any(_is(name, 'not_applicable') for name in structs)})"
-        for null, structs in nulls
+        f"({null} AND NOT {_any(f'{status} IS NULL' for status in statuses)}"
+        f" AND NOT {_any(_is(status, 'not_applicable') for status in statuses)})"
+        for null, statuses in nulls
     )
     name = rule.gate.name
     return (
-        f"CASE WHEN {_any(_foreign(rule, stage) for stage in rule.gate.backends or {})} THEN NULL"
-        f" WHEN {refused} THEN {quote_text(name)}"
+        f"CASE WHEN {refused} THEN {quote_text(name)}"
         f" WHEN {failed} THEN {quote_text(name + FAILED_SUFFIX)}"
         f" WHEN {no_value} THEN {quote_text(name + NO_VALUE_SUFFIX)} END"
     )
@@ -168,14 +192,11 @@ def _waits(index: int, rule: Rule) -> list[str]:
     waits = []
     for struct in rule.structs:
         missing = _any(
-            f"({_verdict(index, part)} IS NULL AND {_status(struct)} IS NULL)"
+            f"({_verdict(index, part)} IS NULL AND {_status(index, struct)} IS NULL)"
             for part, condition in enumerate(rule.conditions)
             if struct in condition.structs
         )
-        waits.append(
-            f"CASE WHEN {rejected} THEN NULL"
-            f" WHEN {missing} OR {_foreign(rule, struct)} THEN {quote_text(struct)} END"
-        )
+        waits.append(f"CASE WHEN {rejected} THEN NULL WHEN {missing} THEN {quote_text(struct)} END")
     return waits
 
 
@@ -183,18 +204,5 @@ def _any(conditions: Iterable[str]) -> str:
     return f"({' OR '.join(conditions) or 'false'})"
 
 
-def _is(struct: str, status: str) -> str:
-    return f"coalesce({_status(struct)} = {quote_text(status)}, false)"
-
-
-def _any_failed(structs: Iterable[str]) -> str:
-    return _any(_is(struct, "failed") for struct in structs)
-
-
-def _foreign(rule: Rule, stage: str) -> str:
-    """Whether the clip's struct was measured by a backend that the gate does not speak of."""
-    backends = (rule.gate.backends or {}).get(stage)
-    if backends is None:
-        return "false"
-    listed = ", ".join(quote_text(name) for name in backends) or "NULL"
-    return f"({_is(stage, 'ok')} AND coalesce({_backend(stage)} NOT IN ({listed}), true))"
+def _is(status: str, expected: str) -> str:
+    return f"coalesce({status} = {quote_text(expected)}, false)"

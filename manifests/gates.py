@@ -84,8 +84,7 @@ class Rule:
     @property
     def structs(self) -> list[str]:
         """The structs that it waits for, sorted."""
-        read = {struct for condition in self.conditions for struct in condition.structs}
-        return sorted(read | set(self.gate.backends or {}))
+        return sorted({struct for condition in self.conditions for struct in condition.structs})
 
 
 def policy_fingerprint(gates: Sequence[Gate]) -> str:

@@ -1,8 +1,9 @@
 from __future__ import annotations
 
+import itertools
 import time
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 from unittest import mock
 
 import pyarrow as pa
@@ -72,9 +73,31 @@ def test_a_plain_column_without_a_value_rejects_as_no_measurement_will_give_it(
     assert verdict(tmp_path, [Gate("g", "licence IS NULL")]) == ("keep", [], [])
 
 
-def test_a_failure_for_now_is_as_good_as_missing(tmp_path: Path) -> None:
-    away = sync(None, "failed") | {"error": {"code": "a", "message": "b", "retryable": True}}
-    assert verdict(tmp_path, [SYNC], sync=away) == ("pending", [], ["sync"])
+AWAY = sync(None, "failed") | {"error": {"code": "a", "message": "b", "retryable": True}}
+
+
+@pytest.mark.parametrize(
+    "sql",
+    [
+        SYNC.sql,
+        "sync.status = 'ok'",
+        "sync.status = 'ok' AND sync.confidence >= 3",
+        "dataset.sync.error.code <> 'a'",
+        "coalesce(sync.confidence, 0) >= 3",
+        "sync.confidence IS NOT NULL",
+        "sync IS NULL",
+    ],
+)
+def test_a_failure_for_now_is_as_good_as_missing(tmp_path: Path, sql: str) -> None:
+    gate = Gate("g", sql)
+    found = verdict(tmp_path / "away", [gate], sync=AWAY)
+    assert found == verdict(tmp_path / "missing", [gate])
+    decides_itself = {
+        "coalesce(sync.confidence, 0) >= 3": ("reject", ["g"], []),
+        "sync.confidence IS NOT NULL": ("reject", ["g"], []),
+        "sync IS NULL": ("keep", [], []),
+    }
+    assert found == decides_itself.get(sql, ("pending", [], ["sync"]))
 
 
 @pytest.mark.parametrize(
@@ -173,6 +196,76 @@ def test_another_backends_value_is_as_good_as_none(tmp_path: Path) -> None:
     assert verdict(tmp_path, [gate], sync=sync(9.0, backend="syncnet")) == ("keep", [], [])
     lenient = Gate("lips", SYNC.sql, {"sync": ["syncnet"]}, unmeasured="pass")
     assert verdict(tmp_path, [lenient], sync=sync(1.0)) == ("keep", [], [])
+
+
+def test_what_another_backend_measured_leaves_the_other_conditions_alone(tmp_path: Path) -> None:
+    """Only a condition that reads it is null."""
+    backends = {"sync": ["syncnet"]}
+
+    def found(sql: str, **structs: Any) -> tuple[str, list[str], list[str]]:
+        folder = tmp_path / str(len([*tmp_path.iterdir()]))
+        return verdict(folder, [Gate("g", sql, backends)], **structs)
+
+    still, foreign = "motion.static_share < 0.9", sync(5.0)
+    both = f"{still} AND sync.confidence >= 3"
+    assert found(both, motion=motion(0.95), sync=foreign) == ("reject", ["g"], [])
+    assert found(both, motion=motion(None), sync=foreign) == ("reject", ["g:no_value"], [])
+    assert found(both, motion=motion(0.5), sync=foreign) == ("pending", [], ["sync"])
+    assert found(both, sync=foreign) == ("pending", [], ["motion", "sync"])
+    assert found(f"{both} AND width > 4000", sync=foreign) == ("reject", ["g"], [])
+    # Whatever the condition itself says.
+    either = f"({still} OR sync.confidence >= 3)"
+    assert found(either, motion=motion(0.5), sync=foreign) == ("pending", [], ["sync"])
+    assert found("coalesce(sync.confidence, 0) >= 9", sync=foreign) == ("pending", [], ["sync"])
+    # A condition that does not read it does not wait for it.
+    assert found(still, motion=motion(0.5), sync=foreign) == ("keep", [], [])
+
+
+RANKS = {"reject": 0, "pending": 1, "keep": 2}
+CONDITIONS = [
+    "motion.static_share < 0.9",
+    "motion.status = 'ok'",
+    "sync.confidence >= 3",
+    "abs(sync.offset_frames) <= 3",
+    "(coalesce(sync.confidence, 9) >= 3 OR motion.static_share < 0.9)",
+    "NOT (sync.confidence < 3 AND motion.static_share < 0.9)",
+    "licence = 'cc-by'",
+]
+
+
+@pytest.mark.parametrize("unmeasured", ["pending", "pass"])
+def test_a_further_condition_never_brings_a_clip_back(
+    tmp_path: Path, unmeasured: Literal["pending", "pass"]
+) -> None:
+    """Over clips with every state of one struct beside every state of another."""
+    motions = [None, motion(0.5), motion(0.95), motion(None)]
+    motions += [motion(None, status) for status in ("not_applicable", "failed")]
+    retryable = {"code": "a", "message": "b", "retryable": True}
+    motions.append(motion(None, "failed") | {"error": retryable})
+    syncs = [None, AWAY, *(sync(value, backend=name) for value in (None, 1.0, 9.0)
+             for name in ("embedded", "syncnet"))]  # fmt: skip
+    syncs += [sync(None, status) for status in ("not_applicable", "failed")]
+    store = open_out(tmp_path)
+    pairs = itertools.product(motions, syncs)
+    store.commit({
+        "clips": [clip(f"{index:03}", motion=m, sync=s) for index, (m, s) in enumerate(pairs)],
+        "sources": [source("source-1")],
+    })  # fmt: skip
+    with look(store) as connection:
+
+        def states(sql: str) -> dict[str, str]:
+            backends = {"sync": ["syncnet"]} if "sync." in sql else None
+            gate = Gate("g", sql, backends, unmeasured)
+            return {row["clip_id"]: row["state"] for row in decide(connection, [gate]).to_pylist()}
+
+        alone = {sql: states(sql) for sql in CONDITIONS}
+        for first, second in itertools.combinations(CONDITIONS, 2):
+            joined = states(f"{first} AND {second}")
+            worse = {
+                clip_id: min(alone[first][clip_id], alone[second][clip_id], key=RANKS.__getitem__)
+                for clip_id in joined
+            }
+            assert joined == worse, (first, second)
 
 
 def test_a_rejected_clip_lists_what_it_waits_for_too_and_lists_are_sorted(tmp_path: Path) -> None:
