@@ -200,7 +200,7 @@ def _close(job: Job, skipped: int, *, render_previews: bool) -> Summary:
     write_job_report(job, render_previews=render_previews)
     with job.connect() as connection:
         state = funnel(connection)
-        notes = [*job.notes, *_gate_notes(job), *_notes(job, connection)]
+        notes = [*job.notes, *job.engine.notes, *_gate_notes(job), *_notes(job, connection)]
     return Summary(job.decoded_units, job.decoded_clips, job.rows_written, skipped, notes, state)
 
 
