@@ -120,11 +120,13 @@ def select(
     from curation.curate import run_select  # noqa: PLC0415
     from curation.job import read_job_file  # noqa: PLC0415
 
-    before = read_job_file(out).configuration
-    base = before.model_dump(mode="json")
+    before = read_job_file(out)
+    base = before.configuration.model_dump(mode="json")
     if preset is not None:
         base["gates"] = load_configuration(preset, None, []).model_dump(mode="json")["gates"]
-    configuration = load_configuration(None, config, set_ or [], base=base)
+    configuration = load_configuration(
+        None, config, set_ or [], base=base, removed_gates=before.removed_gates
+    )
     changed = sorted(
         name
         for name, value in configuration.model_dump(mode="json").items()
