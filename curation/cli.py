@@ -120,11 +120,13 @@ def select(
     from curation.curate import run_select  # noqa: PLC0415
     from curation.job import read_job_file  # noqa: PLC0415
 
-    before = read_job_file(out).configuration
-    base = before.model_dump(mode="json")
+    before = read_job_file(out)
+    base = before.configuration.model_dump(mode="json")
     if preset is not None:
         base["gates"] = load_configuration(preset, None, []).model_dump(mode="json")["gates"]
-    configuration = load_configuration(None, config, set_ or [], base=base)
+    configuration = load_configuration(
+        None, config, set_ or [], base=base, removed_gates=before.removed_gates
+    )
     changed = sorted(
         name
         for name, value in configuration.model_dump(mode="json").items()
@@ -211,36 +213,27 @@ def verify(
 ) -> None:
     """Read every kept sample back from its shard: checksum, frames, sound.
 
-    Exit 1 if one is bad, or if a kept clip has none since packing it failed.
+    Exit 1 if one is bad, if a kept clip has none since packing it failed, or if clips have not met
+    the current gates.
     """
-    from curation.inspect import inspect_unpacked, open_view  # noqa: PLC0415
-    from training.data.samples import verify_samples  # noqa: PLC0415
+    from curation.inspect import inspect_samples, verification_lines  # noqa: PLC0415
 
-    result = verify_samples(out, open_view(out))
-    lacking = inspect_unpacked(out)
+    result, lacking = inspect_samples(out)
     if as_json:
         _print_json(
             {
                 **dataclasses.asdict(result),
                 "unpacked": [dataclasses.asdict(clip) for clip in lacking.clips],
+                "unpacked_total": lacking.total,
                 "not_packed_yet": lacking.not_yet,
+                "undecided": lacking.undecided,
+                "pending": lacking.pending,
             }
         )
     else:
-        typer.echo(
-            f"{result.samples} samples in {result.shards} shards: {result.frames} frames,"
-            f" {result.audio_s:.1f} s of sound, {len(result.bad)} bad"
-        )
-        for problem in result.bad:
-            typer.echo(f"  {problem}")
-        for clip in lacking.clips:
-            typer.echo(f"  not packed  {clip.code}: {clip.uri} (clip {clip.clip_id})")
-            typer.echo(f"              {clip.message}")
-        if lacking.not_yet:
-            typer.echo(
-                f"note: {lacking.not_yet} kept clips are not packed yet: run `twinreel curate`"
-            )
-    if result.bad or lacking.clips:
+        for line in verification_lines(result, lacking):
+            typer.echo(line)
+    if result.bad or lacking.total or lacking.undecided:
         raise typer.Exit(1)
 
 

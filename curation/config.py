@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from importlib import resources
 from pathlib import Path
 from typing import Any, Literal
@@ -274,6 +274,7 @@ def load_configuration(
     file: Path | None,
     assignments: Sequence[str],
     base: Mapping[str, Any] | None = None,
+    removed_gates: Collection[str] = (),
 ) -> JobConfiguration:
     """A configuration out of a preset, a YAML file over it, and assignments over both.
 
@@ -283,6 +284,8 @@ def load_configuration(
         assignments: `dotted.key=value`; the value is YAML. An empty value removes a gate; an
             expression alone keeps the gate's backends.
         base: a whole configuration to start from instead of a preset (that of an earlier job).
+        removed_gates: names of gates that may be removed again: `base` had them once. So may those
+            of its preset.
 
     Raises:
         UsageError: `unknown_preset`, `configuration_unreadable`, `unknown_setting` (names the
@@ -294,20 +297,28 @@ def load_configuration(
     else:
         name = preset or overlay.get("preset", "quickstart")
         values = {**_read_preset(str(name)), "preset": name}
-    again = base is not None and preset is None
-    values = _over(values, overlay, again=again)
+    gone = {*removed_gates, *_gates_of(base)} if base is not None and preset is None else set()
+    values = _over(values, overlay, gone)
     if preset is not None:
         values["preset"] = preset
     for assignment in assignments:
         given = parse_assignment(assignment, text_keys=("gates",))
-        values = _over(values, given, again=again)
+        values = _over(values, given, gone)
     return validate(JobConfiguration, _with_samples_as_long_as_clips(values))
 
 
-def _over(below: Mapping[str, Any], above: Mapping[str, Any], *, again: bool) -> dict[str, Any]:
-    """Settings over others; `again`: they may have been applied to these before."""
+def _gates_of(base: Mapping[str, Any]) -> Collection[str]:
+    """Names of the gates of a configuration's preset."""
+    preset = base.get("preset")
+    return _read_preset(preset).get("gates", {}) if preset in preset_names() else ()
+
+
+def _over(
+    below: Mapping[str, Any], above: Mapping[str, Any], gone: Collection[str]
+) -> dict[str, Any]:
+    """Settings over others; they may remove what is there, or what is in `gone`."""
     gates = below.get("gates")
-    check_removals(above, gates if isinstance(gates, Mapping) else (), again=again)
+    check_removals(above, gates if isinstance(gates, Mapping) else (), gone)
     return merge(below, with_what_stays(above, below), whole=_is_gate)
 
 

@@ -9,8 +9,6 @@ import sys
 from collections.abc import Iterator, Sequence
 from typing import Any
 
-import duckdb
-
 from curation.annotate import annotate
 from curation.caption import caption, decides
 from curation.config import JobConfiguration
@@ -18,15 +16,15 @@ from curation.engine import Engine
 from curation.gate_settings import SPLIT_NAMES
 from curation.inputs import list_inputs
 from curation.job import Job, open_store, read_job_file, write_job_file
+from curation.left import left_for_the_next_run, pending_notes
 from curation.measure import known_sources, measure, unit_tasks, with_known_identity
 from curation.pack import pack, plan_samples
 from curation.report import write_job_report
 from curation.resolve import Remembered, missing_parts, resolve
 from curation.select import check_gates, select
-from curation.unpacked import unpacked
 from manifests.address import is_address
 from manifests.errors import UsageError
-from manifests.funnel import CodeCount, Funnel, funnel
+from manifests.funnel import Funnel, funnel
 from manifests.lease import Lease
 
 PHASES = ("measure", "annotate", "select", "caption", "pack")
@@ -200,7 +198,7 @@ def _close(job: Job, skipped: int, *, render_previews: bool) -> Summary:
     write_job_report(job, render_previews=render_previews)
     with job.connect() as connection:
         state = funnel(connection)
-        notes = [*job.notes, *_gate_notes(job), *_notes(job, connection)]
+        notes = [*job.notes, *job.engine.notes, *_gate_notes(job), *_notes(job, connection)]
     return Summary(job.decoded_units, job.decoded_clips, job.rows_written, skipped, notes, state)
 
 
@@ -240,73 +238,11 @@ def _notes(job: Job, connection: Any) -> list[str]:  # noqa: ANN401 - DuckDB's c
     if row[0] and not row[1]:
         notes.append("No file can be read: the codes and messages above say why, file by file.")
     row = connection.execute(
-        "SELECT count(state), count(*) FILTER (state = 'keep'), count(*) FILTER (state = 'pending')"
-        " FROM dataset"
+        "SELECT count(state), count(*) FILTER (state = 'keep') FROM dataset"
     ).fetchall()[0]
     if row[0] and not row[1]:
         notes.append("No clip is kept: the funnel shows which gate rejects how much.")
-    if row[2]:
-        notes.append(
-            f"{row[2]} clips are pending: what they wait for is in `pending_on`; run `twinreel"
-            " curate` again once the backend is there, or change the gate with `twinreel select`."
-        )
-    return [*notes, *_left_for_the_next_run(job, connection)]
-
-
-def _left_for_the_next_run(job: Job, connection: duckdb.DuckDBPyConnection) -> list[str]:
-    """What failed and may pass, and which samples cannot be made at all."""
-    notes = []
-    again = "run the same command again."
-    for table, what, failed in (
-        ("sources", "file", "could not be read"),
-        (
-            "units SEMI JOIN (FROM sources WHERE status = 'ok') USING (source_id)",
-            "stretch",
-            "of files could not be decoded",
-        ),
-        ("captions", "clip", "could not be captioned"),
-    ):
-        codes = [
-            CodeCount(*row)
-            for row in connection.execute(
-                f"SELECT error.code, count(*) FROM {table} WHERE status = 'failed'"
-                " AND error.retryable GROUP BY ALL ORDER BY ALL"
-            ).fetchall()
-        ]
-        if codes:
-            count = _plural(_total(codes), what)
-            notes.append(f"{count} {failed} for now ({_listed(codes)}): {again}")
-    samples = unpacked(connection, job.configuration)
-    if samples.for_now:
-        count = _plural(_total(samples.for_now), "sample")
-        notes.append(f"{count} could not be packed for now ({_listed(samples.for_now)}): {again}")
-    if samples.held:
-        notes.append(
-            f"{_plural(samples.held, 'finished sample')} must wait for other members of their"
-            " shards, once: the next run assembles them."
-        )
-    if samples.for_good:
-        count = _plural(_total(samples.for_good), "kept clip")
-        notes.append(
-            f"{count} could not be packed ({_listed(samples.for_good)}): `twinreel verify` names"
-            " the files."
-        )
-    return notes
-
-
-def _total(codes: Sequence[CodeCount]) -> int:
-    return sum(code.count for code in codes)
-
-
-def _listed(codes: Sequence[CodeCount]) -> str:
-    if len(codes) == 1:
-        return codes[0].code
-    return ", ".join(f"{code.code} {code.count}" for code in codes)
-
-
-def _plural(count: int, what: str) -> str:
-    ending = "" if count == 1 else "es" if what.endswith("ch") else "s"
-    return f"{count} {what}{ending}"
+    return [*notes, *pending_notes(job, connection), *left_for_the_next_run(job, connection)]
 
 
 def _checked_phases(phases: Sequence[str]) -> Sequence[str]:

@@ -19,7 +19,7 @@ from types import TracebackType
 from typing import Any
 
 from curation.config import DecodeSettings, EngineSettings
-from curation.pipeline import Pipeline
+from curation.pipeline import NoModelError, Pipeline
 from curation.pool import Pool
 from curation.tasks import Attempt, Outcome, Task, actor_lost, comes_back, failure_of
 from curation.worker import ModelWorker, Worker
@@ -47,6 +47,8 @@ class Engine:
         self._address = address
         self._pool: Pool | None = None
         self._owns_ray = False
+        self.notes: list[str] = []
+        """What the job's reader should know at its end."""
 
     def __enter__(self) -> Engine:
         return self
@@ -130,14 +132,15 @@ class Engine:
 
         Decoding and the model run side by side; what lies between the two is bounded, and moves
         from worker to worker without passing through this process. Models are loaded with the first
-        task and given up with the last.
+        task and given up with the last. A model that its node has not is left out; where none can
+        be had, the run ends early, tasks without an outcome are left, and `notes` says why.
 
         Args:
             tasks: calls of `stages.clip:measure_clip`; some may turn out to need no model.
             model: which model.
 
         Raises:
-            UsageError: `cluster_unreachable`, or the model cannot be loaded.
+            UsageError: `cluster_unreachable`, or the model can be loaded nowhere and never.
             TwinreelError: `workers_cannot_start`.
         """
         pending = iter(tasks)
@@ -147,12 +150,25 @@ class Engine:
         self.start()
         models = self._load_models(model)
         assert self._pool is not None
+        pipeline = Pipeline(itertools.chain([first], pending), self._pool, models, self._settings)
         try:
-            yield from Pipeline(
-                itertools.chain([first], pending), self._pool, models, self._settings
-            ).run()
+            yield from pipeline.run()
         finally:
             models.kill()
+            self._note_models(model.name, pipeline, models)
+
+    def _note_models(self, stage: str, pipeline: Pipeline, models: Pool) -> None:
+        if pipeline.gave_up is not None:
+            self.notes.append(
+                f"{pipeline.gave_up} Clips that '{stage}' has not measured stay so until the next"
+                " run."
+            )
+        elif models.left_out:
+            reasons = " ".join(sorted({str(error) for error in models.left_out.values()}))
+            self.notes.append(
+                f"{len(models.left_out)} of {len(models)} processes that should hold the model of"
+                f" '{stage}' were of no use, and the others did their work: {reasons}"
+            )
 
     def _load_models(self, model: StageCall) -> Pool:
         import ray  # noqa: PLC0415
@@ -167,7 +183,7 @@ class Engine:
         count = settings.model_workers or max(1, gpus)
 
         def hopeless(said: str) -> TwinreelError:
-            return TwinreelError(
+            return NoModelError(
                 "workers_cannot_start",
                 f"No model of the stage {model.name} can be loaded ({said}).",
                 subject=self._address or "local Ray",

@@ -89,13 +89,13 @@ def _identifiers(sql: str) -> set[str]:
     }
 
 
-def check_removals(given: Mapping[str, Any], known: Collection[str], *, again: bool) -> None:
+def check_removals(given: Mapping[str, Any], known: Collection[str], gone: Collection[str]) -> None:
     """Make sure that the gates that settings remove are there.
 
     Args:
         given: the settings.
         known: names of gates.
-        again: the same settings may have been applied before, so that their gates are gone.
+        gone: names of gates that the same settings may have removed before.
 
     Raises:
         UsageError: `unknown_gate` (names the nearest right one).
@@ -104,7 +104,7 @@ def check_removals(given: Mapping[str, Any], known: Collection[str], *, again: b
     for name, gate in gates.items() if isinstance(gates, Mapping) else ():
         if (gate is not None and gate != "") or name in known:
             continue
-        if again and name not in SPLIT_NAMES:
+        if name in gone and name not in SPLIT_NAMES:
             continue
         listed = ", ".join(sorted(known))
         now = " and ".join(f"'gates.{part}'" for part in SPLIT_NAMES.get(name, ()))

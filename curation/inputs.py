@@ -2,16 +2,22 @@
 
 from __future__ import annotations
 
+import codecs
+import csv
 import dataclasses
 import errno
+import functools
 import glob
+import itertools
 import os
+import re
+import threading
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
-import pyarrow.csv
 import pyarrow.parquet
 
 from manifests.address import ObjectAddress, is_address, key_problem, local_uri, parse_address
@@ -23,6 +29,8 @@ from manifests.storage import Storage, open_storage, unsupported_key
 _TABLE_SUFFIXES = (".txt", ".csv", ".parquet")
 _SPAN_COLUMNS = ("start_s", "end_s")
 _GLOB_CHARACTERS = frozenset("*?[")
+_REQUESTS_AT_ONCE = 32
+_ROWS_AT_ONCE = 4096
 
 
 @dataclasses.dataclass(frozen=True)
@@ -62,11 +70,11 @@ def list_inputs(inputs: Sequence[str], skip_suffixes: Sequence[str]) -> Listing:
     Args:
         inputs: folders, files, globs, object-store prefixes, or tables (`.txt`, `.csv`, `.parquet`)
             of URIs with the column `uri`, optionally `start_s` and `end_s`; other columns are
-            carried over.
+            carried over. What is wrong with one row or sub-folder is the `error` of its file.
         skip_suffixes: files of a folder or prefix that are not media.
 
     Raises:
-        UsageError: `input_missing`, `input_empty`, `input_table_unreadable`.
+        UsageError: `input_missing`, `input_empty`, `input_unreadable`, `input_table_unreadable`.
     """
     found: dict[str, InputFile] = {}
     skipped = 0
@@ -110,7 +118,7 @@ def _files_of(text: str) -> Iterator[_Candidate | InputFile]:
     path = address.expanduser()
     # Of `os.path`, since a path that is too long or has a null byte is just not there for it.
     if os.path.isdir(path):  # noqa: PTH112
-        yield from (_Candidate(_local_file(file)) for file in _walk(path))
+        yield from _walk(path)
     elif os.path.exists(path):  # noqa: PTH110
         if is_table:
             yield from _read_table(path)
@@ -129,8 +137,13 @@ def _files_of(text: str) -> Iterator[_Candidate | InputFile]:
         )
 
 
-def _walk(folder: Path) -> Iterator[Path]:
+def _walk(folder: Path) -> Iterator[_Candidate | InputFile]:
+    unreadable: list[InputFile] = []
+
     def refuse(error: OSError) -> None:
+        if error.filename != os.fspath(folder):
+            unreadable.append(_unreadable_folder(Path(error.filename), error))
+            return
         raise UsageError(
             "input_unreadable",
             f"The folder cannot be listed ({error.strerror}).",
@@ -140,7 +153,20 @@ def _walk(folder: Path) -> Iterator[Path]:
 
     for parent, folders, names in os.walk(folder, onerror=refuse, followlinks=False):
         folders[:] = sorted(name for name in folders if not name.startswith("."))
-        yield from (Path(parent) / name for name in sorted(names) if not name.startswith("."))
+        for name in sorted(names):
+            if not name.startswith("."):
+                yield _Candidate(_local_file(Path(parent) / name))
+    yield from unreadable
+
+
+def _unreadable_folder(folder: Path, error: OSError) -> InputFile:
+    told = MediaError(
+        "unreadable_folder",
+        f"The folder cannot be listed ({error.strerror}), and none of its files is known.",
+        # Not retryable: every run lists all folders anew, whatever this row says.
+        remedy="Give the job read access; the next run looks again.",
+    )
+    return _failed(local_uri(folder.absolute()), told)
 
 
 def _local_file(path: Path) -> InputFile:
@@ -186,7 +212,7 @@ def _missing(uri: str) -> MediaError:
 
 
 def _list_bucket(address: ObjectAddress) -> Iterator[_Candidate | InputFile]:
-    prefix = address.key.strip("/")
+    prefix = address.folder
     refused: list[str] = []
     try:
         # At the bucket's root, since a prefix may also be the whole name of an object.
@@ -207,7 +233,7 @@ def _list_bucket(address: ObjectAddress) -> Iterator[_Candidate | InputFile]:
         if not path or path.endswith("/"):
             yield _unlistable_folder(uri)
         elif not path.rsplit("/", 1)[-1].startswith("."):
-            yield _Candidate(_unaddressable(uri))
+            yield _Candidate(_unaddressable(uri, path))
 
 
 def _is_folder_marker(storage: Storage, path: str) -> bool:
@@ -218,8 +244,8 @@ def _is_folder_marker(storage: Storage, path: str) -> bool:
         return False  # an empty file then, which costs a row
 
 
-def _unaddressable(uri: str) -> InputFile:
-    problem = key_problem(uri.partition("://")[2].partition("/")[2])
+def _unaddressable(uri: str, key: str) -> InputFile:
+    problem = key_problem(key)
     return _failed(uri, unsupported_key(uri, problem or "the store's client refuses it"))
 
 
@@ -242,44 +268,99 @@ def _failed(uri: str, error: TwinreelError, *, retryable: bool = False) -> Input
 
 
 def _read_table(where: Path | ObjectAddress) -> Iterator[InputFile]:
-    for row in _table_rows(where):
-        if not row["uri"]:
-            continue
-        file = _named_file(str(row["uri"]), where)
-        carried = {
-            name: str(value)
-            for name, value in row.items()
-            if name not in ("uri", *_SPAN_COLUMNS) and value is not None
-        }
-        yield dataclasses.replace(file, spans=_span_of(row, where), carried=carried)
+    """The files that a table names, in its order; a row that cannot be used costs itself."""
+    rows = iter([row for row in _table_rows(where) if isinstance(row, InputFile) or row["uri"]])
+    name = functools.partial(_row_file, table=where, buckets=_Buckets())
+    # An object's size is a request: one after another, a long table would take hours.
+    with ThreadPoolExecutor(_REQUESTS_AT_ONCE) as pool:
+        while some := list(itertools.islice(rows, _ROWS_AT_ONCE)):
+            yield from pool.map(name, some)
 
 
-def _table_rows(where: Path | ObjectAddress) -> list[dict[str, Any]]:
+_Row = dict[str, Any]
+
+
+class _Buckets:
+    """The buckets that a table names, each opened once."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._opened: dict[str, Storage] = {}
+
+    def open(self, root: str) -> Storage:
+        """The storage at a bucket's root, for any thread.
+
+        Raises:
+            StorageError: it cannot be opened.
+        """
+        with self._lock:
+            if root not in self._opened:
+                self._opened[root] = open_storage(root)
+            return self._opened[root]
+
+
+def _row_file(
+    row: _Row | InputFile,
+    table: Path | ObjectAddress,
+    buckets: _Buckets,
+) -> InputFile:
+    if isinstance(row, InputFile):
+        return row
+    file = _named_file(str(row["uri"]), table, buckets)
+    carried = {
+        name: _as_text(str(value))
+        for name, value in row.items()
+        if name not in ("uri", *_SPAN_COLUMNS) and value is not None
+    }
+    try:
+        spans = _span_of(row)
+    except MediaError as error:
+        # Under a name of its own (a media fragment): other rows may name other spans of the file.
+        start, end = ("" if row.get(name) is None else row[name] for name in _SPAN_COLUMNS)
+        file, spans = _failed(_as_text(f"{file.uri}#t={start},{end}"), error), ()
+    return dataclasses.replace(file, spans=spans, carried=carried)
+
+
+def _table_rows(where: Path | ObjectAddress) -> Sequence[_Row | InputFile]:
     suffix = str(where).lower()
     try:
         data = _table_bytes(where)
         if suffix.endswith(".txt"):
             # Not `splitlines`: a name may hold what else Unicode takes for the end of a line.
-            lines = (line.strip() for line in data.decode().split("\n"))
+            lines = (line.strip() for line in _text_of(data).split("\n"))
             return [{"uri": line} for line in lines if line and not line.startswith("#")]
-        read = _read_csv if suffix.endswith(".csv") else pyarrow.parquet.read_table
-        table: pa.Table = read(pa.BufferReader(data))
-        rows: list[dict[str, Any]] = table.to_pylist()
-    except (StorageError, UnicodeDecodeError, pa.ArrowException, OSError) as error:
+        if suffix.endswith(".csv"):
+            names, rows = _read_csv(_text_of(data), where)
+        else:
+            table = pyarrow.parquet.read_table(pa.BufferReader(data))
+            names, rows = table.column_names, table.to_pylist()
+    except (StorageError, ValueError, csv.Error, pa.ArrowException, OSError) as error:
         raise UsageError(
             "input_table_unreadable",
             f"The table of inputs cannot be read ({str(error).splitlines()[0]}).",
             subject=str(where),
             remedy="It should be text, CSV or Parquet with a column 'uri'.",
         ) from error
-    if "uri" not in table.column_names:
+    if "uri" not in names:
         raise UsageError(
             "input_table_unreadable",
-            f"It has no column 'uri' (it has {', '.join(table.column_names)}).",
+            f"It has no column 'uri' (it has {', '.join(names)}).",
             subject=str(where),
             remedy="Name the column that holds paths or URIs 'uri'.",
         )
     return rows
+
+
+def _text_of(data: bytes) -> str:
+    """A table's text; bytes that are no UTF-8 stay what they are, as in names of files."""
+    if b"\0" in data:
+        raise ValueError("it is no text in UTF-8")
+    return data.removeprefix(codecs.BOM_UTF8).decode("utf-8", "surrogateescape")
+
+
+def _as_text(text: str) -> str:
+    """A text that a table can keep: with escapes in the place of bytes that are no UTF-8."""
+    return text.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
 
 
 def _table_bytes(where: Path | ObjectAddress) -> bytes:
@@ -288,29 +369,56 @@ def _table_bytes(where: Path | ObjectAddress) -> bytes:
     return open_storage(where.root).read(where.key)
 
 
-def _read_csv(data: pa.BufferReader) -> pa.Table:
-    """Every cell as the text that it is (an id may begin with zeros); empty cells are null."""
-    names = pyarrow.csv.open_csv(data).schema.names
-    data.seek(0)
-    options = pyarrow.csv.ConvertOptions(
-        column_types=dict.fromkeys(names, pa.string()), null_values=[""], strings_can_be_null=True
-    )
-    return pyarrow.csv.read_csv(data, convert_options=options)
+def _read_csv(
+    text: str, where: Path | ObjectAddress
+) -> tuple[list[str], Sequence[_Row | InputFile]]:
+    """Names of columns, and rows: every cell as the text that it is (an id may begin with zeros).
+
+    Empty cells are None. Every line is read on its own, so that a quote that is not closed, or a
+    comma too many, costs its line and not those after it.
+    """
+    lines = [
+        (number, line) for number, line in enumerate(re.split("\r\n|\r|\n", text), start=1) if line
+    ]
+    if not lines:
+        raise ValueError("it is empty")
+    names = [_as_text(name) for name in _cells(lines[0][1])]
+    rows: list[_Row | InputFile] = []
+    for number, line in lines[1:]:
+        try:
+            cells = [cell or None for cell in _cells(line)]
+            rows.append(dict(zip(names, cells, strict=True)))
+        except (csv.Error, ValueError) as error:
+            told = MediaError(
+                "bad_row",
+                f"The line is no row of {len(names)} columns ({error}): '{_as_text(line)[:200]}'.",
+                remedy="Put quotes around what has commas in it; a value cannot go over two lines.",
+            )
+            rows.append(_failed(f"{_table_uri(where)}#row={number}", told))
+    return names, rows
 
 
-def _named_file(text: str, table: Path | ObjectAddress) -> InputFile:
+def _cells(line: str) -> list[str]:
+    return next(csv.reader([line], strict=True))
+
+
+def _table_uri(where: Path | ObjectAddress) -> str:
+    return local_uri(where.absolute()) if isinstance(where, Path) else str(where)
+
+
+def _named_file(text: str, table: Path | ObjectAddress, buckets: _Buckets) -> InputFile:
     """The file that a row of a table names; what is relative lies beside the table."""
     try:
         address = _row_address(text, table)
     except TwinreelError as error:
-        return _failed(error.subject or text, error)
+        return _failed(_as_text(error.subject or text), error)
     if isinstance(address, Path):
         return _local_file(address)
-    uri = str(address)
+    uri = _as_text(str(address))
     if key_problem(address.key) is not None:
-        return _unaddressable(uri)
+        return _unaddressable(uri, address.key)
     try:
-        entry = open_storage(address.root).head(address.key)
+        entry = buckets.open(address.root).head(address.key)
     except StorageError as error:
         missing = error.code == "storage_missing"
         return _failed(uri, _missing(uri) if missing else error, retryable=True)
@@ -336,21 +444,28 @@ def _row_address(text: str, table: Path | ObjectAddress) -> Path | ObjectAddress
     return dataclasses.replace(table, key=f"{folder}{slash}{text.removeprefix('./')}")
 
 
-def _span_of(row: Mapping[str, Any], where: Path | ObjectAddress) -> tuple[Span, ...]:
+def _span_of(row: Mapping[str, Any]) -> tuple[Span, ...]:
+    """The span that a row names, if it names one.
+
+    Raises:
+        MediaError: `bad_span`.
+    """
     start, end = (row.get(name) for name in _SPAN_COLUMNS)
     if start is None and end is None:
         return ()
     try:
         span = Span(float(start or 0.0), float(end if end is not None else "inf"))
-    except (TypeError, ValueError) as error:
-        raise UsageError(
-            "input_table_unreadable", "start_s and end_s must be numbers.", subject=str(where)
+    except (TypeError, ValueError, OverflowError) as error:
+        raise MediaError(
+            "bad_span",
+            _as_text(f"start_s and end_s must be numbers (start_s {start}, end_s {end})."),
+            remedy="Give seconds, or leave both empty to use all of the file.",
         ) from error
     if not 0 <= span.start_s < span.end_s:
-        raise UsageError(
-            "input_table_unreadable",
+        raise MediaError(
+            "bad_span",
             f"A span must not be empty (start_s {span.start_s:g}, end_s {span.end_s:g}).",
-            subject=f"{where}: {row['uri']}",
+            remedy="Let it begin at 0 or later, and end after that.",
         )
     return (span,)
 

@@ -3,19 +3,22 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import duckdb
 import pyarrow as pa
 
 from curation.job import open_store, read_job_file
 from curation.resolve import resolve
-from curation.unpacked import Unpacked, unpacked
+from curation.unpacked import HELD, Unpacked, unpacked
 from manifests.errors import UsageError, one_line
 from manifests.funnel import Funnel, SampleCounts, funnel
 from manifests.lease import Lease
 from manifests.query import run_query
 from manifests.view import connect
+
+if TYPE_CHECKING:
+    from training.data.samples import Verification
 
 
 def open_view(out: str) -> duckdb.DuckDBPyConnection:
@@ -67,10 +70,13 @@ def inspect_funnel(out: str) -> Funnel:
         return funnel(connection)
 
 
-def inspect_unpacked(out: str) -> Unpacked:
-    """The kept clips of OUT that are in no shard."""
+def inspect_samples(out: str) -> tuple[Verification, Unpacked]:
+    """What every kept sample of OUT reads back as, and the clips that are in no shard."""
+    from training.data.samples import verify_samples  # noqa: PLC0415 - decoders
+
     with open_view(out) as connection:
-        return unpacked(connection, read_job_file(out).configuration)
+        lacking = unpacked(connection, read_job_file(out).configuration)
+        return verify_samples(out, connection), lacking
 
 
 def compact_tables(out: str) -> tuple[int, int]:
@@ -85,6 +91,33 @@ def compact_tables(out: str) -> tuple[int, int]:
 
 def _file_count(store: Any) -> int:  # noqa: ANN401
     return sum(len(store.live_files(table)) for table in store.tables())
+
+
+def verification_lines(result: Verification, lacking: Unpacked) -> Iterator[str]:
+    """What `inspect_samples` found, as lines of text."""
+    yield (
+        f"{result.samples} samples in {result.shards} shards: {result.frames} frames,"
+        f" {result.audio_s:.1f} s of sound, {len(result.bad)} bad"
+    )
+    for problem in result.bad:
+        yield f"  {one_line(problem)}"
+    if lacking.total:
+        counts = [f"{code.code} {code.count}" for code in (*lacking.for_now, *lacking.for_good)]
+        counts += [f"{HELD} {lacking.held}"] if lacking.held else []
+        yield f"{lacking.total} kept clips are not packed: {', '.join(counts)}"
+    for clip in lacking.clips:
+        yield f"  not packed  {clip.code}: {one_line(clip.uri)} (clip {clip.clip_id})"
+        yield f"              {one_line(clip.message)}"
+    if lacking.total > len(lacking.clips):
+        yield f"  and {lacking.total - len(lacking.clips)} more, which are not listed"
+    if lacking.undecided:
+        yield (
+            f"{lacking.undecided} clips are not decided by the current gates: run `twinreel select`"
+        )
+    if lacking.not_yet:
+        yield f"note: {lacking.not_yet} kept clips are not packed yet: run `twinreel curate`"
+    if lacking.pending:
+        yield f"note: {lacking.pending} clips are pending: what they wait for is in `pending_on`"
 
 
 def funnel_lines(state: Funnel, *, distributions: bool) -> Iterator[str]:

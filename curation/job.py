@@ -142,6 +142,7 @@ def write_job_file(job: Job, inputs: Sequence[str]) -> None:
     content = {
         "inputs": list(inputs),
         "configuration": job.configuration.model_dump(mode="json"),
+        "removed_gates": _removed_gates(storage, job.configuration),
         "resolved": {
             "backends": {
                 name: dataclasses.asdict(backend) for name, backend in remembered.backends.items()
@@ -154,13 +155,27 @@ def write_job_file(job: Job, inputs: Sequence[str]) -> None:
         storage.write(JOB_FILE, text)
 
 
+def _removed_gates(storage: Storage, configuration: JobConfiguration) -> list[str]:
+    """Gates that jobs on OUT had and this one has not: they may be removed again."""
+    try:
+        before = yaml.safe_load(storage.read(JOB_FILE))
+        names = {*before["configuration"]["gates"], *before.get("removed_gates", ())}
+    except (StorageError, yaml.YAMLError, KeyError, TypeError, AttributeError):
+        return []  # no job has run here, or the file says nothing: then it is written anew
+    return sorted(names - configuration.gates.keys())
+
+
 @dataclasses.dataclass(frozen=True)
 class JobFile:
-    """What a job leaves beside its results; `remembered` is None of earlier versions' jobs."""
+    """What a job leaves beside its results; `remembered` is None of earlier versions' jobs.
+
+    `removed_gates` are names of gates that OUT's jobs had once.
+    """
 
     configuration: JobConfiguration
     inputs: list[str]
     remembered: Remembered | None
+    removed_gates: list[str] = dataclasses.field(default_factory=list)
 
 
 def read_job_file(out: str) -> JobFile:
@@ -176,6 +191,7 @@ def read_job_file(out: str) -> JobFile:
             validate(JobConfiguration, _of_this_version(content["configuration"])),
             content["inputs"],
             _remembered(content["resolved"]) if "resolved" in content else None,
+            content.get("removed_gates", []),
         )
     except UsageError as error:
         raise UsageError(

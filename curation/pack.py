@@ -133,8 +133,17 @@ def _kept_fragments(job: Job, planned: list[PlannedSample]) -> dict[str, SampleF
 
 
 def _awaited_caption(row: Mapping[str, Any]) -> TwinreelError | None:
-    """What a clip waits for whose words the next run asks for again; packed now, it had none."""
-    error = (row["caption"] or {}).get("error")
+    """What a clip waits for whose words are still to come; packed now, it had none for good."""
+    if row["caption"] is None:
+        return TwinreelError(
+            "caption_missing",
+            "It has no caption yet, and would be trained on with an empty prompt.",
+            subject=row["uri"],
+            remedy="Run `twinreel curate` with the phase `caption`; caption.backend=attributes asks"
+            " no model.",
+            retryable=True,
+        )
+    error = row["caption"]["error"]
     if error is None or not error["retryable"]:
         return None
     return TwinreelError(

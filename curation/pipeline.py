@@ -26,6 +26,10 @@ from curation.tasks import (
 from manifests.errors import TwinreelError
 
 
+class NoModelError(TwinreelError):
+    """None of the processes that should hold a model can be had, now or later."""
+
+
 @dataclasses.dataclass(frozen=True)
 class _Batch:
     """Attempts whose arrays lie ready for a model."""
@@ -62,12 +66,16 @@ class Pipeline:
         self._batches: collections.deque[_Batch] = collections.deque()
         self._inferring: dict[Any, tuple[int, _Batch]] = {}
         self._exhausted = False
+        self.gave_up: NoModelError | None = None
+        """Why `run` ended before its tasks did."""
 
     def run(self) -> Iterator[Outcome]:
         """The outcomes as they come.
 
+        Tasks that no model is left for have none: nothing is known of their clips.
+
         Raises:
-            TwinreelError: no worker or no model can be had.
+            TwinreelError: no worker can be had, or a model refuses what it is given for good.
         """
         while True:
             self._prepare_more()
@@ -75,11 +83,23 @@ class Pipeline:
             under_way = [*self._preparing, *self._inferring]
             if not under_way and self._exhausted and not self._left():
                 return
-            for reference in self._models.wait(under_way, self._workers):
+            try:
+                done = self._models.wait(under_way, self._workers)
+            except NoModelError as error:
+                self.gave_up = error
+                yield from self._without_models()
+                return
+            for reference in done:
                 if reference in self._preparing:
                     yield from self._when_prepared(reference)
                 else:
                     yield from self._when_inferred(reference)
+
+    def _without_models(self) -> Iterator[Outcome]:
+        """Outcomes of what is being prepared and turns out to need no model."""
+        while self._preparing:
+            for reference in self._workers.wait(self._preparing):
+                yield from self._when_prepared(reference)
 
     def _left(self) -> bool:
         return bool(self._again or self._prepared or self._batches)
@@ -156,6 +176,11 @@ class Pipeline:
         try:
             results: list[Any] = ray.get(reference)
         except ray.exceptions.RayError as lost:
+            if isinstance(cause := getattr(lost, "cause", None), TwinreelError):
+                # It was started again, on a node that lacks the model.
+                self._models.leave_out(index, cause)
+                self._batches.append(batch)
+                return
             if actor_lost(lost):
                 self._models.lost(index)
             else:
@@ -170,13 +195,7 @@ class Pipeline:
                 yield Outcome(attempt.task, result, None)
 
     def _after_loss(self, index: int, batch: _Batch, lost: Exception) -> Iterator[Outcome]:
-        """Try again what a model did not answer; outcomes of what has been tried often enough.
-
-        Raises:
-            TwinreelError: what the model itself raised: it cannot be had any more.
-        """
-        if isinstance(cause := getattr(lost, "cause", None), TwinreelError):
-            raise cause
+        """Try again what a model did not answer; outcomes of what has been tried often enough."""
         for attempt, arrays in zip(batch.attempts, batch.arrays, strict=True):
             if result_lost(lost) and comes_back(attempt, lost):
                 # The node that held arrays or results is gone: decode anew.

@@ -1,6 +1,7 @@
 """Actors that are up: one joins when it first answers, leaves when it dies, and joins again.
 
-Actors that find no place in the cluster never join, and no task waits for them.
+Actors that find no place in the cluster never join, and no task waits for them. One that is of no
+use on its node is left out; the others go on without it.
 """
 
 from __future__ import annotations
@@ -22,13 +23,13 @@ _DEATHS = 3
 class Pool:
     """Actors with a method `ready`, which returns None or why the actor is of no use.
 
-    Actors are told apart by their index.
+    Actors are told apart by their index. Why some are of no use is kept in `left_out`.
 
     Args:
         actors: handles; they need not have started.
         slots: calls that one may have in flight.
         patience_s: how long the pool may be without any actor that is up.
-        hopeless: the error for when that time is over, or when all have died for good; it is given
+        hopeless: the error for when that time is over, or when none can come any more; it is given
             what was last said.
     """
 
@@ -46,11 +47,14 @@ class Pool:
         self._hopeless = hopeless
         self._busy: collections.Counter[int] = collections.Counter()
         self._up: set[int] = set()
+        self._was_up = False
         self._joining: dict[Any, int] = {}
         self._unreachable: dict[int, float] = {}
         self._deaths: collections.Counter[int] = collections.Counter()
         self._none_since_s = time.monotonic()
         self._said = "none of them found a place"
+        self.left_out: dict[int, TwinreelError] = {}
+        """Why actors are of no use; they are given nothing more."""
         for index in range(len(self._actors)):
             self._ask(index)
 
@@ -81,6 +85,14 @@ class Pool:
             self._none_since_s = time.monotonic()
             self._ask(index)
 
+    def leave_out(self, index: int, error: TwinreelError) -> None:
+        """An actor that was up has answered a call with why it is of no use any more."""
+        self._busy[index] -= 1
+        if index in self._up:
+            self._up.remove(index)
+            self._none_since_s = time.monotonic()
+        self._refuse(index, error)
+
     def kill(self) -> None:
         """End all actors, as far as they can be reached."""
         import ray  # noqa: PLC0415
@@ -97,7 +109,8 @@ class Pool:
             others: pools whose actors may join meanwhile.
 
         Raises:
-            TwinreelError: a pool is hopeless, or what an actor's `ready` returned.
+            TwinreelError: a pool is hopeless; or what an actor's `ready` returned before any was
+                up, if it is not retryable.
         """
         import ray  # noqa: PLC0415
 
@@ -140,9 +153,18 @@ class Pool:
                 self._unreachable[index] = time.monotonic() + _TRY_AGAIN_S
         else:
             if error is not None:
-                raise error
+                self._refuse(index, error)
+                return
             del self._deaths[index]
             self._up.add(index)
+            self._was_up = True
+
+    def _refuse(self, index: int, error: TwinreelError) -> None:
+        # What another node may have, or has had, does not end the work there.
+        if not (error.retryable or self._was_up):
+            raise error
+        self.left_out[index] = error
+        self._said = str(error)
 
     def _check(self) -> None:
         if self._up:

@@ -1,4 +1,4 @@
-"""Kept clips that are in no shard: those that failed, those that wait, those not packed yet."""
+"""Clips that are in no shard: failed, waiting, not packed or not decided yet."""
 
 from __future__ import annotations
 
@@ -32,7 +32,8 @@ class Unpacked:
 
     `clips` are the first thousand by code; `for_now` and `for_good` count failures by whether the
     next run tries them again; `held` samples are made and wait for such a one; `not_yet` clips have
-    met no packing since they are kept.
+    met no packing since they are kept. `undecided` clips have not met the current gates, and
+    `pending` ones wait for a measurement: either may come to be kept.
     """
 
     clips: list[UnpackedClip]
@@ -40,6 +41,13 @@ class Unpacked:
     for_good: list[CodeCount]
     held: int
     not_yet: int
+    undecided: int
+    pending: int
+
+    @property
+    def total(self) -> int:
+        """How many clips failed or wait, whether they are among `clips` or not."""
+        return self.held + sum(code.count for code in (*self.for_now, *self.for_good))
 
 
 def to_be_packed(configuration: JobConfiguration) -> str:
@@ -49,7 +57,7 @@ def to_be_packed(configuration: JobConfiguration) -> str:
 
 
 def unpacked(connection: duckdb.DuckDBPyConnection, configuration: JobConfiguration) -> Unpacked:
-    """What of the kept clips is in no shard."""
+    """What of the kept clips, and of those that may come to be kept, is in no shard."""
     without = f"""FROM dataset WHERE {to_be_packed(configuration)}
         AND (sample IS NULL OR sample.status <> 'ok')"""
     counts = rows_of(
@@ -69,6 +77,11 @@ def unpacked(connection: duckdb.DuckDBPyConnection, configuration: JobConfigurat
             sample.status = 'held' OR coalesce(sample.error.retryable, false) AS retryable
         {without} AND sample IS NOT NULL ORDER BY code, uri, clip_id LIMIT {_LISTED}""",
     )
+    states = rows_of(
+        connection,
+        """SELECT count(*) FILTER (state IS NULL) AS undecided,
+            count(*) FILTER (state = 'pending') AS pending FROM dataset""",
+    )[0]
     failed = [row for row in counts if row["status"] == "failed"]
     return Unpacked(
         clips=[UnpackedClip(**row) for row in listed],
@@ -76,4 +89,5 @@ def unpacked(connection: duckdb.DuckDBPyConnection, configuration: JobConfigurat
         for_good=[CodeCount(row["code"], row["n"]) for row in failed if not row["retryable"]],
         held=sum(row["n"] for row in counts if row["status"] == "held"),
         not_yet=sum(row["n"] for row in counts if row["status"] is None),
+        **states,
     )

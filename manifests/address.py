@@ -33,6 +33,11 @@ class ObjectAddress:
         """The bucket's own address."""
         return f"{self.scheme}://{self.bucket}"
 
+    @property
+    def folder(self) -> str:
+        """The key as a folder's: as it is written, without the one slash that it may end with."""
+        return self.key[:-1] if len(self.key) > 1 and self.key.endswith("/") else self.key
+
     def __str__(self) -> str:
         return f"{self.root}/{self.key}" if self.key else self.root
 

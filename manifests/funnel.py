@@ -87,7 +87,10 @@ class StageCount:
 
 @dataclasses.dataclass(frozen=True)
 class SampleCounts:
-    """What was packed; `held` samples are made and wait for their shards."""
+    """What was packed; `held` samples are made and wait for their shards.
+
+    What is held or failed is counted of kept clips: nobody waits for the others.
+    """
 
     samples: int
     seconds: float
@@ -276,16 +279,20 @@ def _stage_count(connection: duckdb.DuckDBPyConnection, stage: str) -> StageCoun
     )
 
 
+_OF_KEPT = "(SELECT sample FROM dataset WHERE state = 'keep')"
+
+
 def _sample_counts(connection: duckdb.DuckDBPyConnection) -> SampleCounts:
     seconds = _seconds("coalesce(frames / fps, audio_samples / audio_rate_hz)")
     row = _rows(
         connection,
         f"""SELECT count(*) AS samples, {seconds} AS seconds,
             count(DISTINCT shard) AS shards, coalesce(sum(bytes), 0)::BIGINT AS bytes,
-            (SELECT count(*) FROM samples WHERE status = 'held') AS held
+            (SELECT count(*) FROM {_OF_KEPT} WHERE sample.status = 'held') AS held
         FROM samples WHERE status = 'ok'""",
     )[0]
-    return SampleCounts(**row, failed_by_code=_by_code(connection, "samples", "status", "error"))
+    failed = _by_code(connection, _OF_KEPT, "sample.status", "sample.error")
+    return SampleCounts(**row, failed_by_code=failed)
 
 
 def _distributions(connection: duckdb.DuckDBPyConnection, stages: list[str]) -> list[Distribution]:

@@ -316,7 +316,7 @@ class _LocalStorage(Storage):
 
 class _RemoteStorage(Storage):
     def __init__(self, address: ObjectAddress) -> None:
-        prefix = address.key.strip("/")
+        prefix = address.folder
         self._address = dataclasses.replace(address, key=prefix)
         super().__init__(str(self._address))
         problem = key_problem(prefix) if prefix else None

@@ -41,6 +41,7 @@ class InProcessEngine:
 
     def __init__(self, fault: Fault = no_fault) -> None:
         self.fault = fault
+        self.notes: list[str] = []
         self.subjects: list[tuple[str, str]] = []
         """Function (without its module) and file of every task that was run."""
 

@@ -229,6 +229,30 @@ def test_removing_a_gate_that_is_not_there_is_told(assignment: str, named: list[
 # --- through the command line
 
 
+def test_select_removes_only_gates_that_are_or_were_there(tmp_path: Path) -> None:
+    raw, out = tmp_path / "raw", tmp_path / "out"
+    raw.mkdir()
+    (raw / "empty.mp4").write_bytes(b"")
+    assert twinreel("curate", raw, "--out", out, "--phase", "select").code == 0
+    before = (out / "job.yaml").read_text()
+    refused = twinreel("select", out, "--set", "gates.volum=")
+    assert refused.code == 2
+    assert "unknown_gate" in refused.message and "'gates.volume'" in refused.message
+    assert (out / "job.yaml").read_text() == before
+
+    assert twinreel("select", out, "--set", "gates.own=width > 0").code == 0
+    for name in ("volume", "own"):
+        for _ in range(2):
+            removed = twinreel("select", out, "--set", f"gates.{name}=")
+            assert removed.code == 0, removed.err
+    gates = yaml.safe_load((out / "job.yaml").read_text())["configuration"]["gates"]
+    assert not {"volume", "own"} & gates.keys()
+    # A run with the preset's own gates in between forgets nothing.
+    assert twinreel("curate", raw, "--out", out, "--phase", "select").code == 0
+    assert twinreel("select", out, "--set", "gates.own=").code == 0
+    assert twinreel("select", out, "--set", "gates.onw=").code == 2
+
+
 def example_of_the_readme() -> str:
     """The assignment of README's `select`."""
     readme = (Path(__file__).parents[2] / "README.md").read_text()

@@ -6,6 +6,7 @@ import errno
 import os
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 from urllib.parse import quote_from_bytes
 
 import pyarrow as pa
@@ -17,7 +18,7 @@ from curation.inputs import InputFile, Listing, list_inputs
 from manifests.address import parse_address
 from manifests.errors import StorageError, UsageError
 from manifests.records import Span
-from manifests.storage import ObjectInfo, Storage
+from manifests.storage import ObjectInfo, Storage, open_storage
 from tests.curation.moto_bucket import moto_bucket
 
 SKIPPED = InputSettings().skip_suffixes
@@ -171,12 +172,8 @@ def test_a_dangling_link_stays_a_row(raw: Path) -> None:
     [
         ("l.csv", b"path,start_s\nb.mp4,1\n", "no column 'uri'"),
         ("l.csv", b"path\n", "no column 'uri'"),
-        ("l.csv", b"uri,start_s,end_s\nb.mp4,5,5\n", "must not be empty"),
-        ("l.csv", b"uri,start_s,end_s\nb.mp4,-1,5\n", "must not be empty"),
-        ("l.csv", b"uri,start_s,end_s\nb.mp4,nan,5\n", "must not be empty"),
-        ("l.csv", b"uri,start_s,end_s\nb.mp4,soon,5\n", "must be numbers"),
-        ("l.csv", b"uri,a\nb.mp4\n", "cannot be read"),
         ("l.csv", b"", "cannot be read"),
+        ("l.csv", b"uri\n\x00\x01\n", "cannot be read"),
         ("l.parquet", b"not parquet at all", "cannot be read"),
         ("l.txt", b"\xff\xfe\x00b", "cannot be read"),
     ],
@@ -187,6 +184,108 @@ def test_bad_tables_are_named(raw: Path, name: str, content: bytes, part: str) -
     assert error.code == "input_table_unreadable"
     assert str(raw / name) in str(error)
     assert part in str(error)
+
+
+@pytest.mark.parametrize(
+    ("start", "end", "part"),
+    [
+        ("5", "5", "must not be empty"),
+        ("5", "3", "must not be empty"),
+        ("-1", "5", "must not be empty"),
+        ("nan", "5", "must not be empty"),
+        ("soon", "5", "must be numbers"),
+        ("1", "\udce9", "must be numbers"),
+    ],
+)
+def test_a_row_whose_span_is_none_costs_itself(raw: Path, start: str, end: str, part: str) -> None:
+    rows = f"uri,start_s,end_s,licence\nb.mp4,1,2,CC0\nb.mp4,{start},{end},CC-BY\nb.mp4,3,4,CC0\n"
+    (raw / "l.csv").write_bytes(os.fsencode(rows))
+    good, bad = listed(raw / "l.csv").files
+    assert (good.uri, good.error) == (f"{raw}/b.mp4", None)
+    assert good.spans == (Span(1.0, 2.0), Span(3.0, 4.0))
+    assert bad.uri.startswith(f"{raw}/b.mp4#t=")
+    bad.uri.encode()
+    assert bad.error is not None
+    assert (bad.error.code, bad.error.retryable) == ("bad_span", False)
+    assert part in bad.error.message
+    assert bad.carried == {"licence": "CC-BY"}
+
+
+@pytest.mark.parametrize("line", ["b.mp4", "b.mp4,CC0,more", '"b.mp4,CC0', '"b.mp4"x,CC0'])
+def test_a_line_that_is_no_row_costs_itself(raw: Path, line: str) -> None:
+    (raw / "l.csv").write_text(f"uri,licence\n{line}\na/deep/c.MKV,CC-BY\n")
+    good, bad = listed(raw / "l.csv").files
+    assert (good.uri, good.error) == (f"{raw}/a/deep/c.MKV", None)
+    assert good.carried == {"licence": "CC-BY"}
+    assert bad.uri == f"{raw}/l.csv#row=2"
+    assert bad.error is not None
+    assert (bad.error.code, bad.error.retryable) == ("bad_row", False)
+
+
+@pytest.mark.parametrize("name", ["l.txt", "l.csv"])
+def test_names_in_a_table_may_be_other_than_utf8(raw: Path, name: str) -> None:
+    (raw / os.fsdecode(b"caf\xe9.mp4")).write_bytes(b"12345")
+    (raw / name).write_bytes(b"\xef\xbb\xbfuri\nb.mp4\ncaf\xe9.mp4\n\xe9.mp4\ns3://b/\xe9.mp4\n")
+    if name.endswith(".txt"):
+        (raw / name).write_bytes((raw / name).read_bytes().replace(b"uri\n", b""))
+    assert codes(listed(raw / name)) == {
+        f"{raw}/b.mp4": None,
+        f"file://{raw}/caf%E9.mp4": None,
+        f"file://{raw}/%E9.mp4": ("missing_file", True),
+        "s3://b/\\xe9.mp4": ("unsupported_key", False),
+    }
+
+
+def test_values_that_are_no_utf8_are_carried_with_escapes(raw: Path) -> None:
+    (raw / "l.csv").write_bytes(b"uri,artist\nb.mp4,Beyonc\xe9\n")
+    assert listed(raw / "l.csv").files[0].carried == {"artist": "Beyonc\\xe9"}
+
+
+def test_a_folder_that_cannot_be_listed_costs_itself(
+    raw: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    scan = os.scandir
+
+    def refusing(path: str) -> Any:
+        if str(path).endswith("/deep"):
+            raise PermissionError(errno.EACCES, "Permission denied", path)
+        return scan(path)
+
+    monkeypatch.setattr(os, "scandir", refusing)
+    assert codes(listed(raw)) == {
+        f"{raw}/b.mp4": None,
+        f"{raw}/a/deep": ("unreadable_folder", False),
+    }
+    assert refused(raw / "a" / "deep").code == "input_unreadable"
+
+
+@pytest.mark.parametrize("key", ["/v", "v//", "//", "/"])
+def test_slashes_of_a_prefix_are_part_of_it(key: str) -> None:
+    with moto_bucket("raw") as client:
+        client.put_object(Bucket="raw", Key="v/b.mp4", Body=b"1")
+        assert refused(f"s3://raw/{key}").code == "unsupported_key"
+        with pytest.raises(StorageError, match="unsupported_key"):
+            open_storage(f"s3://raw/{key}")
+
+
+def test_a_long_table_of_objects_opens_its_bucket_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    opened: list[str] = []
+
+    def counting(url: str) -> Storage:
+        opened.append(url)
+        return open_storage(url)
+
+    with moto_bucket("raw") as client:
+        names = [f"{number:03d}.mp4" for number in range(40)]
+        for name in names:
+            client.put_object(Bucket="raw", Key=name, Body=name.encode())
+        rows = "\n".join(names)
+        client.put_object(Bucket="raw", Key="l.txt", Body=rows.encode())
+        monkeypatch.setattr("curation.inputs.open_storage", counting)
+        files = listed("s3://raw/l.txt").files
+    assert [file.uri for file in files] == [f"s3://raw/{name}" for name in names]
+    assert all(file.bytes == 7 for file in files)
+    assert len(opened) <= 2
 
 
 @pytest.mark.parametrize("content", ["# nothing\n", "\n"])

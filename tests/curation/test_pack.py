@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 
 from curation.job import open_store
 from manifests.errors import MediaError, StorageError
@@ -326,6 +327,70 @@ def test_what_is_kept_but_not_packed_yet_is_a_note(bucket: Bucket, engine: InPro
     assert verified.code == 0
     assert "6 kept clips are not packed yet" in verified.out
     assert twinreel("verify", bucket.measured, "--json").json()["not_packed_yet"] == 6
+
+
+def test_a_clip_without_words_is_not_packed_until_it_has_some(
+    bucket: Bucket, undisturbed: Path, tmp_path: Path, engine: InProcessEngine
+) -> None:
+    out = bucket.copy(tmp_path / "out")
+    first = pack(bucket, out, "--set=caption.style=ovi-audio")
+    assert made(engine) == [] and tars(out) == {}
+    assert "6 samples could not be packed for now (caption_missing)" in first.out
+    assert "phase `caption`" in first.out
+    assert twinreel("verify", out).code == 1
+    again = twinreel("curate", bucket.raw, "--out", out, *SETTINGS)
+    assert again.code == 0 and "for now" not in again.out
+    assert sorted(samples(out)) == sorted(NAMES)
+    words = "SELECT count(caption.text) AS n FROM dataset WHERE sample.status = 'ok'"
+    assert twinreel("inspect", out, "--json", "--sql", words).json() == [{"n": 6}]
+    for sample in samples(out).values():
+        assert sample["sha256"] in {one["sha256"] for one in samples(undisturbed).values()}
+
+
+def test_verify_finds_clips_that_have_not_met_the_current_gates(
+    bucket: Bucket, undisturbed: Path, tmp_path: Path, engine: InProcessEngine
+) -> None:
+    out = tmp_path / "out"
+    shutil.copytree(undisturbed, out)
+    assert "pending" not in twinreel("verify", out).out
+    job = yaml.safe_load((out / "job.yaml").read_text())
+    job["configuration"]["gates"]["length"]["sql"] = "\"window\" IN ('full')"
+    (out / "job.yaml").write_text(yaml.safe_dump(job))
+    found = twinreel("verify", out)
+    assert found.code == 1
+    assert "clips are not decided by the current gates: run `twinreel select`" in found.out
+    assert twinreel("verify", out, "--json").json()["undecided"] >= 6
+    assert twinreel("select", out).code == 0
+    assert twinreel("verify", out).code == 0
+
+
+def test_verify_says_how_many_clips_it_does_not_list(
+    bucket: Bucket, tmp_path: Path, engine: InProcessEngine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    out = bucket.copy(tmp_path / "out")
+    engine.fault = fails("broken\x1b[2Jcode", "c", "d", "e", retryable=False)
+    pack(bucket, out)
+    monkeypatch.setattr("curation.unpacked._LISTED", 2)
+    found = twinreel("verify", out)
+    assert found.code == 1
+    assert "3 kept clips are not packed: " in found.out
+    assert found.out.count("not packed  ") == 2
+    assert "and 1 more" in found.out
+    assert "\x1b" not in found.out
+    assert twinreel("verify", out, "--json").json()["unpacked_total"] == 3
+
+
+def test_samples_of_rejected_clips_are_not_counted_as_failed_or_waiting(
+    bucket: Bucket, tmp_path: Path, engine: InProcessEngine
+) -> None:
+    out = bucket.copy(tmp_path / "out")
+    engine.fault = fails("away", "c", retryable=True)
+    pack(bucket, out)
+    told = twinreel("inspect", out, "--json").json()["samples"]
+    assert (told["held"], told["failed_by_code"]) == (1, [{"code": "away", "count": 1}])
+    assert twinreel("select", out, "--set", "gates.none=uri = 'x'").code == 0
+    told = twinreel("inspect", out, "--json").json()["samples"]
+    assert (told["held"], told["failed_by_code"]) == (0, [])
 
 
 def test_out_that_may_not_be_written_ends_the_job(

@@ -251,7 +251,10 @@ def test_one_signal_that_fails_for_now_is_measured_again_and_reaches_the_clips(
 
         patch.setattr(SIGNAL_STAGES[stage], "observer", observer)
         measure(clip, tmp_path)
-        measure(clip, tmp_path)
+        notes = measure(clip, tmp_path)["notes"]
+    told = f"2 stretches could not be measured by '{stage}' for now (storage_failed)"
+    assert any(told in note for note in notes), notes
+    assert not any("backend" in note for note in notes), notes
     if stage == "shots":
         assert select(tmp_path, EVERYTHING) == [], "without shots nothing can be cut"
     else:
@@ -261,6 +264,26 @@ def test_one_signal_that_fails_for_now_is_measured_again_and_reaches_the_clips(
     measure(clip, tmp_path)
     assert select(tmp_path, EVERYTHING) == undisturbed
     assert measure(clip, tmp_path)["rows_written"] == 0
+
+
+def test_clips_that_failed_for_now_are_told_and_those_that_lack_a_backend_apart(
+    clip: Path, tmp_path: Path, engine: InProcessEngine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    more = ["--set=clip.min_frames=49", "--set=gates.sync=sync.confidence > -1000"]
+    more += [f"--set=stages.{name}.enabled=true" for name in ("sync", "faces", "speech")]
+    monkeypatch.setattr(STAGES["sync"], "precondition", "true")
+    engine.fault = raises("storage_failed", lambda task: task.function.endswith("measure_clip"))
+    notes = measure(clip, tmp_path, *more)["notes"]
+    [failed] = [note for note in notes if "'sync'" in note]
+    assert "could not be measured by 'sync' for now (storage_failed): run the same" in failed
+    assert any("pending on what is not measured yet" in note for note in notes), notes
+    assert not any("backend" in note for note in notes), notes
+
+    engine.fault = no_fault
+    other = "gates.volume={sql: loudness.mean_volume_db >= -60, backends: {loudness: [another]}}"
+    notes = measure(clip, tmp_path, more[0], f"--set={other}")["notes"]
+    assert any("once the backend is there" in note for note in notes), notes
+    assert not any("for now" in note or "not measured yet" in note for note in notes), notes
 
 
 @pytest.mark.parametrize(
