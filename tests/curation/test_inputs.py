@@ -281,7 +281,7 @@ def test_a_long_table_of_objects_opens_its_bucket_once(monkeypatch: pytest.Monke
             client.put_object(Bucket="raw", Key=name, Body=name.encode())
         rows = "\n".join(names)
         client.put_object(Bucket="raw", Key="l.txt", Body=rows.encode())
-        monkeypatch.setattr("curation.inputs.open_storage", counting)
+        monkeypatch.setattr("curation.inputs.table.open_storage", counting)
         files = listed("s3://raw/l.txt").files
     assert [file.uri for file in files] == [f"s3://raw/{name}" for name in names]
     assert all(file.bytes == 7 for file in files)
