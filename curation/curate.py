@@ -140,13 +140,14 @@ def plan_curation(inputs: Sequence[str], out: str | None, configuration: JobConf
         )
     storage, store = open_store(out)
     job = Job(out, configuration, resolved, storage, store, Lease(storage), _idle(configuration))
-    with job.connect() as connection:
+    with contextlib.closing(job), job.connect() as connection:
         known = known_sources(connection)
         seconds = connection.execute(
             "SELECT coalesce(sum(duration_s), 0) FROM sources WHERE status = 'ok'"
         ).fetchall()[0]
         kept = connection.execute("SELECT count(*) FROM dataset WHERE state = 'keep'").fetchall()[0]
         tasks = unit_tasks(job, connection)
+        samples = plan_samples(job)
     files = with_known_identity(listing.files, known.values())
     new = [file for file in files if file.source_id not in known]
     return Plan(
@@ -159,7 +160,7 @@ def plan_curation(inputs: Sequence[str], out: str | None, configuration: JobConf
         seconds_to_decode=sum(task.end_s - task.start_s for task in tasks),
         stages=backends,
         clips_kept=int(kept[0]),
-        samples_to_pack=len(plan_samples(job)),
+        samples_to_pack=len(samples),
     )
 
 
