@@ -550,9 +550,14 @@ def test_closing_early_leaves_no_thread_and_no_request() -> None:
 
 def test_an_interrupt_while_waiting_ends_it_cleanly() -> None:
     interrupt = threading.Timer(0.3, signal.pthread_kill, (threading.get_ident(), signal.SIGINT))
+    # A shell starts what runs in the background with interrupts ignored.
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
     interrupt.start()
-    with pytest.raises(KeyboardInterrupt):
-        outcomes(Say(VALID.text, delay_s=8), clips(3))
+    try:
+        with pytest.raises(KeyboardInterrupt):
+            outcomes(Say(VALID.text, delay_s=8), clips(3))
+    finally:
+        signal.signal(signal.SIGINT, before)
     assert client_threads() == []
 
 
