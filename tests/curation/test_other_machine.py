@@ -151,7 +151,6 @@ def test_a_model_process_checks_its_weights_too() -> None:
 
 
 def test_a_clip_stage_without_a_model_process_checks_its_weights_too(file: Path) -> None:
-    pytest.importorskip("speechmos")
     call = StageCall("audio_quality", "{}", Backend("dnsmos", "0" * 64), "f")
     clip = ClipTask("clip", str(file), probe(str(file)), 0.0, 2.0, {})
     with pytest.raises(UsageError) as caught:
