@@ -9,6 +9,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from manifests.errors import MediaError, TwinreelError
+from stages.child import system_refuses
 from stages.contract import (
     ClipStage,
     ClipTask,
@@ -150,7 +151,7 @@ def _failure(error: Exception) -> TwinreelError:
             " (engine.gpus_per_model).",
             retryable=True,
         )
-    return MediaError("model_failed", said, retryable=isinstance(error, OSError))
+    return MediaError("model_failed", said, retryable=system_refuses(error))
 
 
 @functools.lru_cache(maxsize=16)

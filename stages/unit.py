@@ -15,6 +15,7 @@ import pyarrow as pa
 from manifests.errors import MediaError, TwinreelError
 from manifests.fingerprint import fingerprint
 from manifests.records import ErrorRecord, Span, UnitRow, arrow_type
+from stages.child import system_refuses
 from stages.contract import Observation, Observer, Signals, SignalStage, StageCall, StageParameters
 from stages.heartbeat import beat
 from stages.media.blocks import AudioBlock, Picture, SourceFormat
@@ -234,8 +235,7 @@ class _Watcher:
             self._error = ErrorRecord(error.code, error.message, error.retryable)
         except Exception as error:
             message = f"{type(error).__name__}: {error}"
-            retryable = isinstance(error, OSError)
-            self._error = ErrorRecord("unexpected_error", message, retryable)
+            self._error = ErrorRecord("unexpected_error", message, system_refuses(error))
         return None
 
 

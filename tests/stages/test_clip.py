@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import errno
 import gc
 import json
 import weakref
 from collections.abc import Sequence
 from typing import Any, ClassVar
 
+import av.error
 import numpy as np
 import pytest
 
@@ -49,6 +51,10 @@ class Tagger:
             raise RuntimeError("CUDA error: an illegal memory access was encountered")
         if 4.0 in firsts:
             return np.ones((len(sounds) - 1, 1), np.float32)
+        if 5.0 in firsts:
+            raise OSError(errno.ENOSPC, "the disk is full")
+        if 6.0 in firsts:
+            raise av.error.PermissionError(errno.EPERM, "a decoder's way to say no")
         return np.ones((len(sounds), 1), np.float32)
 
 
@@ -73,6 +79,8 @@ def codes(found: Sequence[ClipResult | TwinreelError]) -> list[str]:
         (1.0, "model_failed", False),
         (2.0, "model_out_of_memory", True),
         (4.0, "model_failed", False),
+        (5.0, "model_failed", True),
+        (6.0, "model_failed", False),
     ],
 )
 def test_a_clip_that_breaks_a_batch_costs_itself(
