@@ -17,8 +17,8 @@ from pathlib import Path
 
 import duckdb
 
-from curation.inspect import open_view
-from stages.faces import FacesParameters, person_kind
+from curation.cli.inspection import open_view
+from stages.video.faces.stage import FacesParameters, person_kind
 
 
 def kind_of(people: str) -> str:

@@ -24,15 +24,15 @@ import ray
 from ray.cluster_utils import Cluster
 
 from curation.config import JobConfiguration, load_configuration
-from curation.engine import Engine
+from curation.engine.child import KillableChild
+from curation.engine.engine import Engine
+from curation.engine.tasks import Task
 from curation.inputs import list_inputs
-from curation.measure import plan_units
+from curation.phases.decode import plan_units
 from curation.resolve import resolve, stage_calls
-from curation.tasks import Task
 from manifests.errors import TwinreelError
-from stages.child import KillableChild
 from stages.media.probe import probe
-from stages.unit import UnitTask, measure_unit
+from stages.run.unit import UnitTask, measure_unit
 
 WORKERS = 2
 
@@ -131,7 +131,10 @@ class MemoryWatch:
             total = 0
             for process in psutil.process_iter():
                 try:
-                    if any(word in " ".join(process.cmdline()) for word in ("ray", "stages.child")):
+                    if any(
+                        word in " ".join(process.cmdline())
+                        for word in ("ray", "curation.engine.child")
+                    ):
                         total += process.memory_full_info().pss
                 except (psutil.Error, OSError):
                     continue

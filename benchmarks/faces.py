@@ -20,11 +20,11 @@ import cv2
 import numpy as np
 
 from manifests.errors import MediaError
-from stages.contract import Observation, Observer
-from stages.faces import FacesParameters, FacesRecord, FacesStage
+from stages.base.contract import Observation, Observer
 from stages.media.blocks import Picture
 from stages.media.decode import decode_unit
 from stages.media.probe import probe
+from stages.video.faces.stage import FacesParameters, FacesRecord, FacesStage
 
 FEW = FacesParameters(backend="yunet")
 EVERY = FacesParameters(backend="yunet", samples_hz=120, max_missed=25, min_track_samples=25)

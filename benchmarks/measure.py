@@ -30,13 +30,13 @@ import cv2
 import psutil
 
 from curation.config import load_configuration
-from curation.engine import Engine
+from curation.engine.engine import Engine
+from curation.engine.tasks import Task
 from curation.inputs import list_inputs
 from curation.job import Job, open_store
-from curation.measure import measure
+from curation.phases.decode import measure
 from curation.resolve import resolve, stage_calls
-from curation.tasks import Task
-from manifests.lease import Lease
+from manifests.store.lease import Lease
 
 
 @dataclasses.dataclass(frozen=True)
@@ -73,7 +73,7 @@ def decode_and_scale(uri: str) -> None:
 def stages_alone(uri: str) -> None:
     """The one decode with every signal stage watching: no job, no tables, no Ray."""
     from stages.media.probe import probe  # noqa: PLC0415
-    from stages.unit import UnitTask, measure_unit  # noqa: PLC0415
+    from stages.run.unit import UnitTask, measure_unit  # noqa: PLC0415
 
     configuration = load_configuration(None, None, [])
     resolved = resolve(configuration)
@@ -114,10 +114,10 @@ def peer_cost(name: str, uri: str) -> Cost:
 def run_peer(name: str, uri: str) -> None:
     """In the peer's process: run once for the imports on nothing, then for the clock."""
     import scenedetect  # noqa: F401, PLC0415
-
-    import stages.media.decode  # noqa: PLC0415
     import stages.speech  # noqa: PLC0415
     import stages.unit  # noqa: PLC0415
+
+    import stages.media.decode  # noqa: PLC0415
 
     stages.speech._detector()
     cv2.setNumThreads(1)
@@ -180,7 +180,7 @@ class _Watch:
         while not self._stop.wait(0.2):
             for process in _tree():
                 try:
-                    if "stages.child" in process.cmdline():
+                    if "curation.engine.child" in process.cmdline():
                         self.peak_mb = max(self.peak_mb, process.memory_info().rss / 2**20)
                 except psutil.Error:
                     continue

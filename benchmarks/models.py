@@ -20,10 +20,10 @@ from typing import Any
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
-from stages.contract import ClipTask, ModelStage
-from stages.flow import MotionRecord
+from stages.base.contract import ClipTask, ModelStage
 from stages.media.probe import probe
 from stages.registry import CLIP_STAGES, build_clip_stage
+from stages.video.motion.flow import MotionRecord
 
 _WINDOW_S = 121 / 24
 _FACE = {"left": 0.35, "top": 0.2, "width": 0.3, "height": 0.5}

@@ -19,11 +19,11 @@ from pathlib import Path
 
 from curation.demo_bucket.clips import Shape, SyncKind, talking_face_clip
 from manifests.errors import MediaError, UsageError
-from stages.contract import ClipTask, NotApplicable
-from stages.faces import FacesParameters, FacesStage
+from stages.base.contract import ClipTask, NotApplicable
+from stages.joint.sync.stage import SyncParameters, SyncRecord, SyncStage
 from stages.media.decode import decode_unit
 from stages.media.probe import probe
-from stages.sync import SyncParameters, SyncRecord, SyncStage
+from stages.video.faces.stage import FacesParameters, FacesStage
 
 GATE = 3.0
 """Confidence from which a clip counts as in sync."""

@@ -25,10 +25,10 @@ import matplotlib.pyplot as plt
 import numpy as np
 import torch
 
-from curation.cli_training import read_snapshot
-from curation.inspect import open_view
-from manifests.storage import open_storage
-from manifests.view import quote_text
+from curation.cli.inspection import open_view
+from curation.cli.training import read_snapshot
+from manifests.store.storage import open_storage
+from manifests.store.view import quote_text
 from training.build import build_codecs, build_generator
 from training.checkpoint import latest_checkpoint, load_weights
 from training.codecs.log_mel import log_mel, mel_filters

@@ -1,5 +1,5 @@
 """`python -m curation`: the command line, for clusters where no script is on the path."""
 
-from curation.cli import main
+from curation.cli.main import main
 
 main()

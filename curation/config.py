@@ -13,10 +13,10 @@ import yaml
 from curation.captions.answer import CaptionForm
 from curation.captions.prompt import prompts_fingerprint
 from curation.captions.settings import EndpointSettings, VllmSettings
-from curation.gate_settings import check_removals, with_what_stays
 from manifests.errors import UsageError
 from manifests.fingerprint import fingerprint
-from manifests.gates import Gate
+from manifests.policy.gate_settings import check_removals, with_what_stays
+from manifests.policy.gates import Gate
 from manifests.settings import (
     Settings,
     did_you_mean,
@@ -26,10 +26,10 @@ from manifests.settings import (
     validate,
 )
 from stages.media.proxy import PROXY_SHORT_SIDE_PX
+from stages.packing.sample import PackProfile
 from stages.registry import STAGES
-from stages.sample import PackProfile
-from stages.segment import ClipSettings
-from stages.unit import UNIT_VERSION
+from stages.run.segment import ClipSettings
+from stages.run.unit import UNIT_VERSION
 
 
 class DecodeSettings(Settings):

@@ -9,23 +9,23 @@ import sys
 from collections.abc import Iterator, Sequence
 from typing import Any
 
-from curation.annotate import annotate
-from curation.caption import caption, decides
 from curation.config import JobConfiguration
-from curation.engine import Engine
-from curation.gate_settings import SPLIT_NAMES
+from curation.engine.engine import Engine
 from curation.inputs import list_inputs
 from curation.job import Job, open_store, read_job_file, write_job_file
-from curation.left import left_for_the_next_run, pending_notes
-from curation.measure import known_sources, measure, unit_tasks, with_known_identity
-from curation.pack import pack, plan_samples
-from curation.report import write_job_report
+from curation.phases.balance import annotate
+from curation.phases.caption import caption, decides
+from curation.phases.closing_notes import left_for_the_next_run, pending_notes
+from curation.phases.decide import check_gates, select
+from curation.phases.decode import known_sources, measure, unit_tasks, with_known_identity
+from curation.phases.pack import pack, plan_samples
+from curation.phases.report import write_job_report
 from curation.resolve import Remembered, missing_parts, resolve
-from curation.select import check_gates, select
-from manifests.address import is_address
 from manifests.errors import UsageError
-from manifests.funnel import Funnel, funnel
-from manifests.lease import Lease
+from manifests.explore.funnel import Funnel, funnel
+from manifests.policy.gate_settings import SPLIT_NAMES
+from manifests.store.address import is_address
+from manifests.store.lease import Lease
 
 PHASES = ("measure", "annotate", "select", "caption", "pack")
 

@@ -12,19 +12,19 @@ import pyarrow as pa
 import yaml
 
 from curation.config import JobConfiguration
-from curation.engine import Engine
-from curation.gate_settings import split_gates
+from curation.engine.engine import Engine
 from curation.resolve import Remembered, Resolved, remember
 from manifests.errors import StorageError, TwinreelError, UsageError
-from manifests.lease import Lease
-from manifests.records import ErrorRecord
+from manifests.policy.gate_settings import split_gates
 from manifests.settings import validate
-from manifests.storage import Storage, open_storage
-from manifests.store import Store
-from manifests.view import connect
-from stages.contract import Backend
+from manifests.store.lease import Lease
+from manifests.store.records import ErrorRecord
+from manifests.store.storage import Storage, open_storage
+from manifests.store.store import Store
+from manifests.store.view import connect
+from stages.base.contract import Backend
 from stages.registry import clips_schema
-from stages.unit import signals_schema
+from stages.run.unit import signals_schema
 
 JOB_FILE = "job.yaml"
 _COMMIT_ROWS = 4096

@@ -8,17 +8,17 @@ import json
 from collections.abc import Mapping
 from typing import Any
 
+from curation.captions.attributes import ATTRIBUTES_VERSION
 from curation.config import CaptionSettings, JobConfiguration
 from manifests.errors import UsageError
 from manifests.fingerprint import fingerprint
-from manifests.gates import policy_fingerprint
-from manifests.mix import MIX_VERSION
-from manifests.view import Selection
-from stages.attributes import ATTRIBUTES_VERSION
-from stages.contract import Backend, ClipStage, SignalStage, Stage, StageCall
+from manifests.policy.gates import policy_fingerprint
+from manifests.policy.mix import MIX_VERSION
+from manifests.store.view import Selection
+from stages.base.contract import Backend, ClipStage, SignalStage, Stage, StageCall
+from stages.packing.sample import PackProfile
 from stages.registry import STAGES
-from stages.sample import PackProfile
-from stages.unit import failed_unit_fingerprint
+from stages.run.unit import failed_unit_fingerprint
 from stages.weights.catalogue import CATALOGUE, WeightSet
 from stages.weights.find import WEIGHTS_VARIABLE, find_set, size_text
 

@@ -2,6 +2,16 @@
 
 from __future__ import annotations
 
+import errno
+
+_SYSTEM_REFUSALS = frozenset(
+    {
+        errno.EDQUOT, errno.EIO, errno.EMFILE, errno.ENFILE, errno.ENOSPC, errno.ENOTCONN,
+        errno.EROFS, errno.ESTALE, errno.ETIMEDOUT,
+    }
+)  # fmt: skip
+"""What a decoder's error may be about that is not about the file."""
+
 
 class TwinreelError(Exception):
     """Something went wrong that a person can act on.
@@ -70,6 +80,14 @@ class MediaError(TwinreelError):
 
 class StorageError(TwinreelError):
     """A table or shard could not be read or written."""
+
+
+def system_refuses(error: Exception) -> bool:
+    """Whether an error is of the system (its disk, processes, packages), which may pass."""
+    if not isinstance(error, OSError):
+        return isinstance(error, ImportError)
+    # PyAV's errors are of the system's kind too, whatever the decoder meant by the number.
+    return type(error).__module__ != "av.error" or error.errno in _SYSTEM_REFUSALS
 
 
 def one_line(text: str) -> str:

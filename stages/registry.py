@@ -7,19 +7,19 @@ from typing import Any
 
 import pyarrow as pa
 
-from manifests.records import ClipRow, StageMark, arrow_schema, struct_type
-from stages.aesthetic import AestheticStage
-from stages.audio_class import AudioClassStage
-from stages.audio_quality import AudioQualityStage
-from stages.contract import Backend, ClipStage, SignalStage, Stage, StageParameters
-from stages.faces import FacesStage
-from stages.loudness import LoudnessStage
-from stages.motion import MotionStage
-from stages.picture import PictureStage
-from stages.shots import ShotsStage
-from stages.speech import SpeechStage
-from stages.sync import SyncStage
-from stages.transcript import TranscriptStage
+from manifests.store.records import ClipRow, StageMark, arrow_schema, struct_type
+from stages.audio.audio_class import AudioClassStage
+from stages.audio.audio_quality import AudioQualityStage
+from stages.audio.loudness import LoudnessStage
+from stages.audio.speech import SpeechStage
+from stages.audio.transcript import TranscriptStage
+from stages.base.contract import Backend, ClipStage, SignalStage, Stage, StageParameters
+from stages.joint.sync.stage import SyncStage
+from stages.video.aesthetic import AestheticStage
+from stages.video.faces.stage import FacesStage
+from stages.video.motion.stage import MotionStage
+from stages.video.picture import PictureStage
+from stages.video.shots.stage import ShotsStage
 
 SIGNAL_STAGES: dict[str, type[SignalStage[Any]]] = {
     stage.name: stage

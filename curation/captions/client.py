@@ -36,7 +36,7 @@ from curation.captions.prompt import ClipFacts
 from curation.captions.request import Message, first_messages, messages_again
 from curation.captions.settings import EndpointSettings
 from manifests.errors import TwinreelError
-from stages.caption_media import ClipMedia
+from stages.media.caption_media import ClipMedia
 
 
 @dataclasses.dataclass(frozen=True)

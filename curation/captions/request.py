@@ -14,7 +14,7 @@ from typing import Any
 from curation.captions.answer import AnswerComplaint, CaptionForm
 from curation.captions.prompt import ClipFacts, complaint_prompt, system_prompt, user_prompt
 from curation.captions.settings import AudioFormat
-from stages.caption_media import ClipMedia
+from stages.media.caption_media import ClipMedia
 
 Message = dict[str, Any]
 """One message of a chat: `role` and `content`."""

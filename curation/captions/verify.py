@@ -15,7 +15,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from curation.captions.answer import Answer
-from manifests.records import VerifiedRecord
+from manifests.store.records import VerifiedRecord
 
 _LEAST_SCORE = 0.3
 """Below this the tagger is not sure enough of its class to contradict anybody."""

@@ -7,11 +7,11 @@ import errno
 from collections.abc import Mapping
 from pathlib import Path
 
-from manifests.address import key_problem, local_uri
 from manifests.errors import MediaError, TwinreelError
 from manifests.fingerprint import fingerprint
-from manifests.records import Span
-from manifests.storage import unsupported_key
+from manifests.store.address import key_problem, local_uri
+from manifests.store.records import Span
+from manifests.store.storage import unsupported_key
 
 
 @dataclasses.dataclass(frozen=True)

@@ -10,10 +10,10 @@ from pathlib import Path
 
 from curation.inputs.file import InputFile, failed_file, local_file, unaddressable
 from curation.inputs.table import read_table
-from manifests.address import ObjectAddress, local_uri, parse_address
 from manifests.errors import MediaError, StorageError, UsageError
-from manifests.records import Span
-from manifests.storage import Storage, open_storage
+from manifests.store.address import ObjectAddress, local_uri, parse_address
+from manifests.store.records import Span
+from manifests.store.storage import Storage, open_storage
 
 _TABLE_SUFFIXES = (".txt", ".csv", ".parquet")
 _GLOB_CHARACTERS = frozenset("*?[")

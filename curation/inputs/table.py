@@ -18,10 +18,10 @@ import pyarrow as pa
 import pyarrow.parquet
 
 from curation.inputs.file import InputFile, failed_file, local_file, missing_file, unaddressable
-from manifests.address import ObjectAddress, is_address, key_problem, local_uri, parse_address
 from manifests.errors import MediaError, StorageError, TwinreelError, UsageError
-from manifests.records import Span
-from manifests.storage import Storage, open_storage
+from manifests.store.address import ObjectAddress, is_address, key_problem, local_uri, parse_address
+from manifests.store.records import Span
+from manifests.store.storage import Storage, open_storage
 
 _SPAN_COLUMNS = ("start_s", "end_s")
 _REQUESTS_AT_ONCE = 32

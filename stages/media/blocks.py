@@ -15,6 +15,7 @@ import numpy as np
 import numpy.typing as npt
 
 ByteImage = npt.NDArray[np.uint8]
+FloatArray = npt.NDArray[np.float64]
 
 
 @dataclasses.dataclass(frozen=True)

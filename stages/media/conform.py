@@ -18,9 +18,9 @@ from av.filter import Graph
 from av.video.frame import VideoFrame
 
 from manifests.errors import MediaError
-from stages.heartbeat import beat
 from stages.media.blocks import SourceFormat
 from stages.media.decode import pictures, read_audio
+from stages.media.heartbeat import beat
 from stages.media.probe import is_full_range
 
 PixelFormat = Literal["yuv420p", "rgb24"]

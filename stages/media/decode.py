@@ -20,8 +20,8 @@ from av.packet import Packet
 from av.video.frame import VideoFrame
 
 from manifests.errors import MediaError
-from stages.heartbeat import beat
 from stages.media.blocks import AudioBlock, Picture, SourceFormat
+from stages.media.heartbeat import beat
 from stages.media.open import open_media
 from stages.media.sample_clock import SampleClock, StreamStart
 from stages.media.watches import (

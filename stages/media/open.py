@@ -15,9 +15,9 @@ import av
 import av.container
 import av.error
 
-from manifests.address import parse_address
 from manifests.errors import MediaError, StorageError
-from manifests.storage import open_storage
+from manifests.store.address import parse_address
+from manifests.store.storage import open_storage
 from stages.media.formats import FORMATS
 
 # A playlist or a crafted file must not make the decoder fetch addresses or read other files: it

@@ -16,9 +16,9 @@ from av.video.frame import VideoFrame
 from av.video.stream import VideoStream
 
 from manifests.errors import MediaError
-from stages.heartbeat import beat
 from stages.media.blocks import SourceFormat
 from stages.media.formats import STILL_FORMATS
+from stages.media.heartbeat import beat
 from stages.media.open import open_media
 
 _FULL_RANGE = 2  # AVCOL_RANGE_JPEG

@@ -16,7 +16,7 @@ from av.audio.resampler import AudioResampler
 from av.packet import Packet
 from av.video.frame import VideoFrame
 
-from manifests.records import Span
+from manifests.store.records import Span
 from stages.media.blocks import AudioBlock, Picture, SourceFormat
 from stages.media.probe import is_full_range
 from stages.media.proxy import ProxyScaler, luma_plane

@@ -12,7 +12,7 @@ import numpy as np
 import numpy.typing as npt
 import scipy.fft
 
-from stages.contract import FloatArray
+from stages.media.blocks import FloatArray
 
 MFCC_RATE_HZ = 100
 COEFFICIENTS = 13

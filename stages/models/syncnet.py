@@ -16,7 +16,7 @@ import torch
 import torch.nn.functional as F  # noqa: N812 - the name that every torch user knows
 from torch import Tensor, nn
 
-from stages.contract import FloatArray
+from stages.media.blocks import FloatArray
 from stages.models.device import full_convolutions
 
 WINDOW_FRAMES = 5

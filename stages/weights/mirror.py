@@ -11,9 +11,9 @@ import hashlib
 from pathlib import Path
 from typing import Literal
 
-from manifests.address import parse_address
 from manifests.errors import StorageError, UsageError
-from manifests.storage import Storage, open_storage
+from manifests.store.address import parse_address
+from manifests.store.storage import Storage, open_storage
 from stages.weights.catalogue import WeightSet
 from stages.weights.download import OnBytes, PartFile
 from stages.weights.find import fullest_folder
@@ -47,7 +47,7 @@ class Mirror:
 
         Raises:
             UsageError: `no_mirror`, if there is nothing at the address at all; `unknown_storage`.
-            StorageError: `bad_weights_lock`, and those of `manifests.storage`.
+            StorageError: `bad_weights_lock`, and those of `manifests.store.storage`.
         """
         known = self._lock.get(path)
         try:
@@ -121,7 +121,7 @@ def copy_to_mirror(target: str, weights: WeightSet) -> list[MirroredFile]:
     Raises:
         UsageError: `unknown_storage`.
         StorageError: `weights_hash_mismatch` for bytes that are not what was published, and those
-            of `manifests.storage`.
+            of `manifests.store.storage`.
     """
     storage = open_storage(target)
     lock = _read_lock(storage)

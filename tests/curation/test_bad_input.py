@@ -19,12 +19,12 @@ from unittest import mock
 import psutil
 import pytest
 
-from curation.inspect import open_view
+from curation.cli.inspection import open_view
 from manifests.errors import StorageError
-from manifests.lease import PATH as LEASE
-from manifests.lease import Lease
-from manifests.storage import open_storage
-from tests.curation.command_line import (
+from manifests.store.lease import PATH as LEASE
+from manifests.store.lease import Lease
+from manifests.store.storage import open_storage
+from tests.support.command_line import (
     SMALL_SAMPLES,
     Finished,
     render_small,
@@ -33,7 +33,7 @@ from tests.curation.command_line import (
     twinreel_process,
 )
 
-FAULTS = Path(__file__).parent / "faults"
+FAULTS = Path(__file__).parents[1] / "support" / "faults"
 
 
 @pytest.fixture

@@ -12,14 +12,20 @@ import numpy as np
 import pytest
 import soundfile
 
+from curation.cli.inspection import inspect_sql
 from curation.demo_bucket import Shape, VideoFormat, scenery_clip, talking_face_clip
 from curation.demo_bucket.clips import still_clip
-from curation.inspect import inspect_sql
-from tests.curation.captions.scripted_server import ScriptedServer, well_formed
-from tests.curation.command_line import Finished, twinreel, twinreel_process
-from tests.made_up_weights import write_ast, write_clip, write_raft, write_real, write_syncnet
-from tests.stages.made_up_whisper import write_whisper
-from tests.voices import say
+from tests.support.command_line import Finished, twinreel, twinreel_process
+from tests.support.made_up_weights import (
+    write_ast,
+    write_clip,
+    write_raft,
+    write_real,
+    write_syncnet,
+)
+from tests.support.made_up_whisper import write_whisper
+from tests.support.scripted_server import ScriptedServer, well_formed
+from tests.support.voices import say
 
 FAST = VideoFormat(options={"preset": "ultrafast"})
 LOOSE = (

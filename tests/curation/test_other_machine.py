@@ -13,22 +13,22 @@ import numpy as np
 import pytest
 
 from curation.config import load_configuration
-from curation.engine import Engine
+from curation.engine.engine import Engine
 from curation.inputs import list_inputs
 from curation.job import Job, open_store
-from curation.measure import cut_clips, decode_units, probe_sources
-from curation.measured import rows_of
+from curation.phases.decode import cut_clips, decode_units, probe_sources
+from curation.phases.measured import rows_of
 from curation.resolve import resolve, stage_calls
 from manifests.errors import UsageError
-from manifests.lease import Lease
-from stages.clip import ClipMeasurement, LoadedStage, measure_clip
-from stages.contract import Backend, ClipTask, StageCall
-from stages.faces import YUNET_WEIGHTS
+from manifests.store.lease import Lease
+from stages.base.contract import Backend, ClipTask, StageCall
 from stages.media.probe import probe
-from stages.shots import ShotsStage
+from stages.run.clip import ClipMeasurement, LoadedStage, measure_clip
+from stages.video.faces.stage import YUNET_WEIGHTS
+from stages.video.shots.stage import ShotsStage
 from stages.weights.find import WEIGHTS_VARIABLE
 from tests.conftest import SHARED
-from tests.curation.in_process import InProcessEngine
+from tests.support.in_process import InProcessEngine
 
 
 @pytest.fixture

@@ -7,11 +7,11 @@ from pathlib import Path
 import pytest
 
 from curation import resolve
-from curation.tasks import Task
+from curation.engine.tasks import Task
 from manifests.errors import MediaError
-from stages import unit
-from tests.curation.command_line import SMALL_SAMPLES, render_small, twinreel
-from tests.curation.in_process import InProcessEngine, engine
+from stages.run import unit
+from tests.support.command_line import SMALL_SAMPLES, render_small, twinreel
+from tests.support.in_process import InProcessEngine, engine
 
 __all__ = ["engine"]
 
@@ -32,7 +32,7 @@ def test_what_failed_for_good_is_tried_again_by_a_version_that_may_decode_it(
     render_small(raw / "odd.mp4", 2)
 
     def refuse(task: Task) -> None:
-        if task.function == "stages.unit:measure_unit" and task.subject.endswith("odd.mp4"):
+        if task.function == "stages.run.unit:measure_unit" and task.subject.endswith("odd.mp4"):
             raise MediaError("corrupt_bitstream", "It is called damaged.", subject=task.subject)
 
     def curate() -> list[tuple[str, str]]:

@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 
 from curation.demo_bucket import Shape, VideoFormat, pan_clip, scenery_clip, talking_face_clip
-from tests.curation.command_line import SMALL_SAMPLES, twinreel_process
-from tests.curation.moto_bucket import moto_bucket, upload_folder
+from tests.support.command_line import SMALL_SAMPLES, twinreel_process
+from tests.support.moto_bucket import moto_bucket, upload_folder
 
 SMALL = Shape(320, 180, 24, 5.2, video=VideoFormat(options={"preset": "ultrafast"}))
 TALL = Shape(180, 320, 24, 5.2, video=VideoFormat(options={"preset": "ultrafast"}))

@@ -10,7 +10,7 @@ import pytest
 import soundfile
 
 from curation.demo_bucket import Shape, scenery_clip
-from tests.curation.command_line import twinreel
+from tests.support.command_line import twinreel
 from training.data.media import (
     fit_size,
     read_picture,

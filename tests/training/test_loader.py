@@ -11,7 +11,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from curation.cli_training import read_snapshot
+from curation.cli.training import read_snapshot
 from manifests.errors import MediaError, StorageError
 from tests.training.conftest import TINY
 from training.build import build_codecs, build_generator

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from tests.conftest import SHARED
-from tests.curation.command_line import twinreel
+from tests.support.command_line import twinreel
 from training.build import build_generator
 from training.data.order import Shape
 from training.geometry import Geometry

@@ -16,8 +16,8 @@ from typing import Any
 
 import pytest
 
-from tests.curation.command_line import Finished, start_process, twinreel, twinreel_process
-from tests.curation.moto_bucket import moto_bucket, upload_folder
+from tests.support.command_line import Finished, start_process, twinreel, twinreel_process
+from tests.support.moto_bucket import moto_bucket, upload_folder
 
 
 def train(

@@ -11,7 +11,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 import torch
 from torch import Tensor
 
-from manifests.storage import open_storage
+from manifests.store.storage import open_storage
 from training.codecs import AudioCodec, VideoCodec
 from training.data.media import read_pictures, read_sound
 from training.data.order import GlobalBatch, Position, Shape

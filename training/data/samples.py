@@ -13,7 +13,7 @@ import numpy as np
 import soundfile
 
 from manifests.errors import StorageError
-from manifests.storage import Storage, open_storage
+from manifests.store.storage import Storage, open_storage
 from stages.media.open import open_container
 
 

@@ -10,7 +10,7 @@ import duckdb
 
 from manifests.errors import StorageError, UsageError
 from manifests.fingerprint import fingerprint
-from manifests.storage import open_storage
+from manifests.store.storage import open_storage
 from training.data.samples import KeptSample, kept_samples
 
 

@@ -23,8 +23,8 @@ from curation.captions.prompt import ClipFacts
 from curation.captions.settings import EndpointSettings
 from manifests.errors import TwinreelError, UsageError
 from manifests.settings import validate
-from stages.caption_media import ClipMedia
-from tests.curation.captions.scripted_server import (
+from stages.media.caption_media import ClipMedia
+from tests.support.scripted_server import (
     Ask,
     Cut,
     Fail,

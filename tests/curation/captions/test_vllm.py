@@ -20,11 +20,11 @@ from curation.captions.client import caption_all as caption_by_endpoint
 from curation.captions.prompt import ClipFacts
 from curation.captions.settings import EndpointSettings, VllmSettings
 from curation.config import DecodeSettings, EngineSettings
-from curation.engine import Engine
-from curation.tasks import Task
+from curation.engine.engine import Engine
+from curation.engine.tasks import Task
 from manifests.errors import UsageError
-from stages.caption_media import ClipMedia
-from tests.curation.captions.scripted_server import Say, ScriptedServer, play
+from stages.media.caption_media import ClipMedia
+from tests.support.scripted_server import Say, ScriptedServer, play
 
 FORM: CaptionForm = "ovi"
 SETTINGS = VllmSettings(model="model", max_tokens=200, batch_size=4)
@@ -175,7 +175,7 @@ def test_clips_go_through_rays_processor_as_they_go_to_an_endpoint(tmp_path: Pat
 def test_decoders_that_have_taken_every_cpu_keep_no_clip_waiting(tmp_path: Path) -> None:
     settings = EngineSettings(workers=4, cpus_per_worker=1)
     with Engine(settings, DecodeSettings(), "local") as engine:
-        tasks = [Task("tests.stages.misbehaviour:double", one, "clip") for one in range(8)]
+        tasks = [Task("tests.support.misbehaviour:double", one, "clip") for one in range(8)]
         assert len(list(engine.run(tasks))) == 8
         while ray.available_resources().get("CPU", 0.0) > 0.0:  # type: ignore[no-untyped-call]
             time.sleep(0.1)

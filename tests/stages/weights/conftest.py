@@ -9,7 +9,7 @@ import pytest
 
 from stages.weights import download
 from stages.weights.find import MIRROR_VARIABLE, OFFLINE_VARIABLE, WEIGHTS_VARIABLE
-from tests.stages.weights.publisher import Publisher, publisher
+from tests.support.publisher import Publisher, publisher
 
 
 @pytest.fixture

@@ -26,8 +26,8 @@ from stages.weights.find import WEIGHTS_VARIABLE
 from stages.weights.lock import LOCK_NAME, LockedFile, read_lock
 from stages.weights.mirror import Mirror, copy_to_mirror
 from tests.conftest import SHARED
-from tests.curation.moto_bucket import moto_bucket
-from tests.stages.weights.publisher import Publisher, publisher, sha256, some_bytes, weight_set
+from tests.support.moto_bucket import moto_bucket
+from tests.support.publisher import Publisher, publisher, sha256, some_bytes, weight_set
 
 DATA = some_bytes(300_000)
 

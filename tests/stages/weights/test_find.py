@@ -23,7 +23,7 @@ from stages.weights.find import (
 from stages.weights.lock import LOCK_NAME, LockedFile, add_to_lock, read_lock
 from stages.weights.verify import verify_set
 from tests.conftest import SHARED
-from tests.stages.weights.publisher import sha256, weight_set
+from tests.support.publisher import sha256, weight_set
 
 WHISPER = CATALOGUE["whisper-large-v3"]
 

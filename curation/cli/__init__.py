@@ -1,0 +1,1 @@
+"""The command `twinreel`: one file a group of commands."""

@@ -1,0 +1,217 @@
+"""The commands that train and generate: `train`, `generate` and `plan train`."""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import importlib.util
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+from rich.console import Console
+from rich.progress import Progress
+from rich.table import Table
+
+from manifests.errors import TwinreelError, UsageError
+
+if TYPE_CHECKING:
+    from training.data.snapshot import Snapshot
+    from training.tasks import TaskName
+
+Recipe = Annotated[
+    str,
+    typer.Argument(help="A recipe's name (`tiny`, `ovi`) or a YAML file. See docs/training.md."),
+]
+Assignments = Annotated[
+    list[str] | None,
+    typer.Option("--set", metavar="KEY=VALUE", help="One setting, e.g. `optimizer.eps=1e-7`."),
+]
+AsJson = Annotated[bool, typer.Option("--json", help="Print JSON instead of tables.")]
+Run = Annotated[Path, typer.Argument(help="What `twinreel train` wrote.")]
+
+
+def train(
+    recipe: Recipe,
+    data: Annotated[str, typer.Option(help="What `twinreel curate` wrote: a folder or `s3://`.")],
+    run: Annotated[Path, typer.Option(help="Folder of the run: log and checkpoints.")],
+    set_: Assignments = None,
+    resume: Annotated[
+        bool, typer.Option("--resume", help="Go on from the newest checkpoint in --run.")
+    ] = False,
+    accept_changes: Annotated[
+        bool,
+        typer.Option(
+            "--accept-changes", help="Resume although recipe, code or kept samples have changed."
+        ),
+    ] = False,
+    ranks: Annotated[
+        int, typer.Option(min=1, help="Processes of this machine; with GPUs, one for each.")
+    ] = 1,
+) -> None:
+    """Train a joint audio-video generator on the kept samples of a curation job.
+
+    On several machines, start this command with `torchrun` on each of them.
+    """
+    _need_torch()
+    from training.launch import launch  # noqa: PLC0415 - keeps `--help` quick
+    from training.recipe import load_recipe  # noqa: PLC0415
+    from training.train import Job  # noqa: PLC0415
+
+    job = Job(
+        load_recipe(recipe, set_ or []),
+        run.expanduser().absolute(),
+        functools.partial(read_snapshot, data),
+        resume=resume,
+        accept_changes=accept_changes,
+    )
+    try:
+        launch(job, ranks)
+    except KeyboardInterrupt:
+        raise TwinreelError(
+            "stopped",
+            "Training was stopped.",
+            subject=str(run),
+            remedy="Go on from the newest checkpoint by the same command with `--resume`.",
+        ) from None
+    typer.echo(f"trained: {run} (try: twinreel generate {run} --prompt TEXT --out clip.mp4)")
+
+
+def read_snapshot(data: str) -> Snapshot:
+    """The samples that are kept now; a function of its own so that ranks can be sent it."""
+    from curation.cli.inspection import open_view  # noqa: PLC0415
+    from training.data.snapshot import take_snapshot  # noqa: PLC0415
+
+    with open_view(data) as connection:
+        return take_snapshot(connection, data)
+
+
+def generate(
+    run: Run,
+    prompt: Annotated[str, typer.Option(help="In the words of the captions trained on.")],
+    out: Annotated[Path, typer.Option(help="The mp4 to write.")],
+    image: Annotated[Path | None, typer.Option(help="A picture that the clip begins with.")] = None,
+    video: Annotated[Path | None, typer.Option(help="A video to make sound for.")] = None,
+    audio: Annotated[Path | None, typer.Option(help="A sound to make pictures for.")] = None,
+    task: Annotated[
+        str | None,
+        typer.Option(help="Another task than what is given suggests: t2v, t2a, i2v, extend, ..."),
+    ] = None,
+    size: Annotated[
+        str | None, typer.Option(metavar="WxH", help="The aspect to generate, e.g. 16x9.")
+    ] = None,
+    seed: Annotated[int, typer.Option(help="Of the noise.")] = 0,
+    steps: Annotated[int | None, typer.Option(min=1, help="Of the sampler.")] = None,
+    guidance: Annotated[
+        float | None, typer.Option(min=0, help="For both modalities; 1 is none.")
+    ] = None,
+    scale: Annotated[int, typer.Option(min=1, help="Pixels written for each generated one.")] = 1,
+) -> None:
+    """Generate a clip with picture and sound from a run's newest checkpoint."""
+    _need_torch()
+    from training.generate import Request, Sampler, check_suffix, write_generated  # noqa: PLC0415
+    from training.run import read_recipe  # noqa: PLC0415
+
+    changed: dict[str, float | int] = {}
+    if steps is not None:
+        changed["steps"] = steps
+    if guidance is not None:
+        changed |= {"video_guidance": guidance, "audio_guidance": guidance}
+    sampling = read_recipe(run).sampling.model_copy(update=changed)
+    check_suffix(out)
+    request = Request(
+        prompt, image=image, video=video, audio=audio, task=_task(task), aspect=_aspect(size),
+        seed=seed,
+    )  # fmt: skip
+    sampler = Sampler(run, sampling)
+    console = Console(stderr=True)
+    with Progress(console=console, transient=True, disable=not console.is_terminal) as progress:
+        bar = progress.add_task("sampling", total=sampling.steps)
+        clip = sampler.generate(request, lambda done: progress.update(bar, completed=done))
+    write_generated(clip, out, scale=scale)
+    pictures = "no pictures"
+    if clip.pictures is not None:
+        frames, rows, columns = clip.pictures.shape[:3]
+        pictures = f"{frames} frames of {scale * columns} x {scale * rows}"
+    seconds = 0 if clip.sound is None else len(clip.sound) / clip.rate_hz
+    typer.echo(f"{out}: {pictures}, {seconds:.2f} s of sound")
+
+
+def plan_train(
+    recipe: Recipe,
+    set_: Assignments = None,
+    ranks: Annotated[int, typer.Option(min=1, help="Accelerators.")] = 8,
+    peak_tflops: Annotated[
+        float, typer.Option(min=0.001, help="Of one; 989 is an H100 or H200 in bf16.")
+    ] = 989.0,
+    utilisation: Annotated[
+        float, typer.Option(min=0.01, max=1, help="Share of the peak that is reached.")
+    ] = 0.4,
+    size: Annotated[str, typer.Option(metavar="WxH", help="Aspect of the pictures.")] = "1x1",
+    as_json: AsJson = False,
+) -> None:
+    """Parameters, tokens, operations, memory and hours of a recipe. Allocates nothing."""
+    _need_torch()
+    from training.plan import plan_training  # noqa: PLC0415
+    from training.recipe import load_recipe  # noqa: PLC0415
+
+    plan = plan_training(
+        load_recipe(recipe, set_ or []),
+        ranks=ranks,
+        peak_tflops=peak_tflops,
+        utilisation=utilisation,
+        aspect=_aspect(size) or (1, 1),
+    )
+    values = dataclasses.asdict(plan)
+    if as_json:
+        typer.echo(json.dumps(values, indent=2))
+        return
+    table = Table("what", "how much", box=None)
+    for name, value in values.items():
+        text = f"{value:,.4g}" if isinstance(value, float) and value < 1000 else f"{value}"
+        if isinstance(value, int) or (isinstance(value, float) and value >= 1000):
+            text = f"{value:,.0f}"
+        table.add_row(name.replace("_", " "), text)
+    Console().print(table)
+
+
+def _task(name: str | None) -> TaskName | None:
+    from training.tasks import TASKS  # noqa: PLC0415
+
+    if name is None:
+        return None
+    for known in TASKS:
+        if known == name:
+            return known
+    raise UsageError(
+        "unknown_task",
+        "There is no such task.",
+        subject=f"--task {name}",
+        remedy=f"Tasks are {', '.join(sorted(TASKS))}.",
+    )
+
+
+def _aspect(size: str | None) -> tuple[int, int] | None:
+    if size is None:
+        return None
+    width, cross, height = size.partition("x")
+    if not (cross and width.isdigit() and height.isdigit() and int(width) and int(height)):
+        raise UsageError(
+            "bad_size",
+            "A size is columns x rows, such as 16x9.",
+            subject=f"--size {size}",
+        )
+    return int(width), int(height)
+
+
+def _need_torch() -> None:
+    missing = [name for name in ("torch", "librosa") if importlib.util.find_spec(name) is None]
+    if missing:
+        raise UsageError(
+            "training_not_installed",
+            f"Training needs {' and '.join(missing)}, which the core install leaves out.",
+            subject="twinreel[train]",
+            remedy="pip install 'twinreel[train]' (without a GPU, take torch's CPU build first:"
+            " see README).",
+        )

@@ -1,0 +1,1 @@
+"""The engine: Ray's actors and their killable children. No other folder knows Ray."""

@@ -1,0 +1,285 @@
+"""The phase `caption`: words for clips that have none in the job's style, and their verification.
+
+Captioned is what every gate keeps that does not itself speak of captions. Words are written either
+from the measurements or by a multimodal model; what a model wrote is held against the transcript
+and the tagger, again whenever these have changed, without asking the model again.
+"""
+
+from __future__ import annotations
+
+import collections
+import dataclasses
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import duckdb
+
+from curation.captions import vllm
+from curation.captions.answer import Answer
+from curation.captions.attributes import caption as describe
+from curation.captions.client import CaptionOutcome, CaptionRequest, caption_all
+from curation.captions.prompt import ClipFacts
+from curation.captions.verify import verify
+from curation.config import CaptionSettings
+from curation.engine.progress import Progress
+from curation.engine.tasks import Task
+from curation.job import Batch, Job, error_record
+from curation.phases.measured import StoredRows, source_format
+from manifests.policy.decide import decide
+from manifests.policy.gates import gates_without
+from manifests.store.records import CaptionRow, ErrorRecord, VerifiedRecord, to_mapping
+from stages.media.caption_media import ClipMediaTask
+from stages.media.conform import Margins
+
+_COMMIT_ANSWERS = 32
+_COMMIT_EVERY_S = 10.0
+_SILENT_DB = -75.0
+_SPEECH_DIVIDER = "\n"
+"""Between the quotations of one caption in the column `speech`."""
+
+
+def caption(job: Job) -> None:
+    """Write the captions that are missing, then verify those whose verification is out of date."""
+    if "caption" in job.resolved.unavailable:
+        return
+    with job.connect() as connection:
+        rows = _without_caption(job, connection)
+        if job.configuration.caption.backend == "attributes":
+            _describe(job, rows)
+            return
+        if len(rows):
+            _ask(job, rows)
+    _verify_again(job)
+
+
+def decides(job: Job) -> bool:
+    """Whether some gate speaks of captions, so that clips have to be decided once more."""
+    gates = job.configuration.gate_list()
+    with job.connect() as connection:
+        return len(gates_without(connection, gates, ("caption",))) < len(gates)
+
+
+def _without_caption(job: Job, connection: duckdb.DuckDBPyConnection) -> StoredRows:
+    """Clips that only captions keep from being kept and that have none, or one to try again."""
+    gates = gates_without(connection, job.configuration.gate_list(), ("caption",))
+    connection.register("verdicts", decide(connection, gates))
+    rows = StoredRows(
+        connection,
+        """SELECT d.* FROM dataset d JOIN verdicts v USING (clip_id)
+        WHERE v.state = 'keep' AND (d.caption IS NULL OR d.caption.error.retryable)
+        ORDER BY d.clip_id""",
+    )
+    connection.unregister("verdicts")
+    return rows
+
+
+def _describe(job: Job, rows: StoredRows) -> None:
+    style = job.configuration.caption.style
+    batch = Batch(job)
+    for row in rows:
+        words = describe(row, style=style)
+        written = Answer(words.text, (words.speech,) if words.speech else (), words.audio)
+        batch.add({"captions": [_row(job, row["clip_id"], answer=written)]})
+    batch.flush()
+
+
+def _ask(job: Job, rows: StoredRows) -> None:
+    """Have the model caption the clips; every answer is committed soon after it came."""
+    settings = job.configuration.caption
+    if settings.backend == "vllm":
+        # Before Ray's own tools start one by themselves, somewhere else.
+        job.engine.start()
+    prompts = Path(settings.prompts) if settings.prompts else None
+    batch = Batch(job, tasks=_COMMIT_ANSWERS, seconds=_COMMIT_EVERY_S)
+    progress = Progress("caption", len(rows), "clips")
+    # vLLM takes requests in a thread of its own: what fails there is written down here.
+    failed: collections.deque[CaptionRow] = collections.deque()
+    under_way: dict[str, dict[str, Any]] = {}
+    requests = _requests(job, rows, under_way, failed)
+    left_out = False
+    try:
+        for outcome in _outcomes(settings, requests, prompts):
+            if outcome.left_out:
+                left_out = True
+                continue
+            row = under_way.pop(outcome.clip_id)
+            batch.add({"captions": [_outcome_row(job, row, outcome)]})
+            progress.advance(failed=outcome.error is not None)
+            _record(failed, batch, progress)
+        _record(failed, batch, progress)
+    finally:
+        # Answers that were paid for are kept, whatever ended the phase.
+        batch.flush()
+    progress.close()
+    if left_out:
+        job.notes.append(
+            "Some clips have no caption yet: caption.endpoint.max_cost was reached. The same"
+            " command goes on from there."
+        )
+
+
+def _outcomes(
+    settings: CaptionSettings, requests: Iterator[CaptionRequest], prompts: Path | None
+) -> Iterator[CaptionOutcome]:
+    if settings.backend == "vllm":
+        assert settings.vllm is not None
+        engine = settings.vllm.model_copy(update={"images": settings.stills})
+        return vllm.caption_all(requests, settings.style, engine, prompts)
+    assert settings.endpoint is not None
+    return caption_all(requests, settings.style, settings.endpoint, prompts)
+
+
+def _requests(
+    job: Job,
+    rows: StoredRows,
+    under_way: dict[str, dict[str, Any]],
+    failed: collections.deque[CaptionRow],
+) -> Iterator[CaptionRequest]:
+    """Requests as their clips are decoded, whose rows go to `under_way`.
+
+    What is to be said of clips that cannot be decoded goes to `failed`.
+    """
+
+    def tasks() -> Iterator[Task]:
+        for row in rows:
+            under_way[row["clip_id"]] = row
+            yield Task("stages.media.caption_media:clip_media", _media_task(job, row), row["uri"])
+
+    for outcome in job.engine.run(tasks()):
+        clip_id = outcome.task.argument.clip_id
+        if outcome.error is None:
+            facts = clip_facts(under_way[clip_id], job.configuration.caption)
+            yield CaptionRequest(clip_id, outcome.result, facts)
+        else:
+            earlier = (under_way.pop(clip_id)["caption"] or {}).get("error")
+            failed.append(_row(job, clip_id, error=error_record(outcome.error, earlier)))
+
+
+def _record(failed: collections.deque[CaptionRow], batch: Batch, progress: Progress) -> None:
+    """Add the rows of clips that could not be decoded."""
+    while failed:
+        batch.add({"captions": [failed.popleft()]})
+        progress.advance(failed=True)
+
+
+def _media_task(job: Job, row: Mapping[str, Any]) -> ClipMediaTask:
+    settings = job.configuration.caption
+    margins = (row.get("picture") or {}).get("margins_px") or {}
+    source = source_format(row, job.configuration.decode.media)
+    return ClipMediaTask(
+        clip_id=row["clip_id"],
+        uri=row["uri"],
+        source=source,
+        start_s=row["start_s"],
+        end_s=row["end_s"],
+        margins_px=Margins(**margins) if margins else Margins(),
+        stills=settings.stills,
+        long_side_px=settings.long_side_px,
+        with_video=source.video_index is not None and settings.style != "ovi-audio",
+    )
+
+
+def clip_facts(row: Mapping[str, Any], settings: CaptionSettings) -> ClipFacts:
+    """What the measurements of a clip say that its caption has to agree with."""
+    loudness, speech = row.get("loudness") or {}, row.get("speech") or {}
+    volume_db = loudness.get("mean_volume_db")
+    silent = loudness.get("status") == "not_applicable" or (
+        volume_db is not None and volume_db < _SILENT_DB
+    )
+    transcript = _transcript(row)
+    ratio = speech.get("speech_ratio")
+    if silent:
+        has_speech: bool | None = False
+    elif transcript is not None:
+        has_speech = bool(transcript.strip())
+    elif ratio is None:
+        has_speech = None
+    else:
+        # A detector that hears a syllable or two may be wrong: then either answer will do.
+        has_speech = True if ratio >= settings.speech_ratio else False if ratio == 0 else None
+    return ClipFacts(
+        has_sound=not silent,
+        has_speech=has_speech,
+        duration_s=row["end_s"] - row["start_s"],
+        transcript=transcript,
+        stills=settings.stills,
+    )
+
+
+def _transcript(row: Mapping[str, Any]) -> str | None:
+    """What the recogniser heard; None where it was not asked."""
+    transcript = row.get("transcript") or {}
+    if transcript.get("status") == "not_applicable":
+        return ""
+    text: str | None = transcript.get("text")
+    return text
+
+
+def _verified(row: Mapping[str, Any], answer: Answer) -> VerifiedRecord:
+    audio_class = row.get("audio_class") or {}
+    found = verify(
+        answer,
+        transcript=_transcript(row),
+        audio_class=audio_class if audio_class.get("status") == "ok" else None,
+    )
+    return VerifiedRecord(**dataclasses.asdict(found))
+
+
+def _outcome_row(job: Job, row: Mapping[str, Any], outcome: CaptionOutcome) -> CaptionRow:
+    verified = _verified(row, outcome.answer) if outcome.answer is not None else None
+    return dataclasses.replace(
+        _row(
+            job,
+            outcome.clip_id,
+            answer=outcome.answer,
+            error=error_record(outcome.error) if outcome.error is not None else None,
+        ),
+        verified=verified,
+        requests=outcome.requests,
+        input_tokens=outcome.input_tokens,
+        output_tokens=outcome.output_tokens,
+        cost=outcome.cost,
+    )
+
+
+def _row(
+    job: Job, clip_id: str, *, answer: Answer | None = None, error: ErrorRecord | None = None
+) -> CaptionRow:
+    selection = job.resolved.selection.caption
+    assert selection is not None
+    settings = job.configuration.caption
+    return CaptionRow(
+        clip_id=clip_id,
+        style=settings.style,
+        text=answer.text if answer is not None else None,
+        audio=answer.audio if answer is not None else None,
+        speech=_SPEECH_DIVIDER.join(answer.speech)
+        if answer is not None and answer.speech
+        else None,
+        model=settings.model or "",
+        verified=None,
+        requests=None,
+        input_tokens=None,
+        output_tokens=None,
+        cost=None,
+        status="ok" if error is None else "failed",
+        error=error,
+        fingerprint=selection[1],
+    )
+
+
+def _verify_again(job: Job) -> None:
+    """Bring verifications up to date with transcripts and tags that came later."""
+    batch = Batch(job)
+    with job.connect() as connection:
+        for row in StoredRows(
+            connection, "SELECT * FROM dataset WHERE caption.status = 'ok' ORDER BY clip_id"
+        ):
+            known = row["caption"]
+            speech = tuple(known["speech"].split(_SPEECH_DIVIDER)) if known["speech"] else ()
+            verified = _verified(row, Answer(known["text"], speech, known["audio"]))
+            if to_mapping(verified) != known["verified"]:
+                fresh = {**known, "clip_id": row["clip_id"], "verified": to_mapping(verified)}
+                batch.add({"captions": [fresh]})
+    batch.flush()

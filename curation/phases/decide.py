@@ -1,0 +1,30 @@
+"""The phase `select`: every clip decided by the gates, as one query. Nothing is decoded."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from curation.job import Job
+from manifests.policy.decide import changed, decide
+from manifests.policy.gates import Gate, validate
+from manifests.store.store import Store
+from manifests.store.view import Selection, connect
+
+
+def check_gates(store: Store, selection: Selection, gates: Sequence[Gate]) -> None:
+    """Make sure every gate is a scalar expression over columns that exist, before any work.
+
+    Raises:
+        UsageError: a gate is not.
+    """
+    with connect(store, selection) as connection:
+        validate(gates, connection)
+
+
+def select(job: Job) -> None:
+    """Decide every clip, and write the decisions that are new or different."""
+    gates = job.configuration.gate_list()
+    with job.connect() as connection:
+        validate(gates, connection)
+        decisions = changed(connection, decide(connection, gates))
+    job.commit({"decisions": decisions})

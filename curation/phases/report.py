@@ -1,0 +1,83 @@
+"""The report's clips: which are shown, and their small copies."""
+
+from __future__ import annotations
+
+import random
+from typing import Any
+
+from curation.engine.tasks import Task
+from curation.job import Job
+from curation.phases.measured import source_format
+from manifests.explore.report import Player, write_report
+from stages.media.preview import PreviewTask
+
+_SHOWN_PER_STATE = 6
+_PREVIEW_FOLDER = "report"
+
+
+def write_job_report(job: Job, *, render_previews: bool) -> None:
+    """Write `OUT/report.html`; small copies of its clips are made once and kept in `OUT/report/`.
+
+    Args:
+        job: the job.
+        render_previews: decode clips whose copy is missing; otherwise show only what is there.
+    """
+    with job.connect() as connection:
+        rows = _shown(connection)
+        if render_previews:
+            _render_missing(job, rows)
+        players = [
+            Player(
+                clip_id=row["clip_id"],
+                title=f"{row['uri'].rsplit('/', 1)[-1]} {row['start_s']:.2f}–{row['end_s']:.2f} s",
+                state=row["state"],
+                reasons=list(row["rejected_by"] or row["pending_on"] or []),
+                caption=(row["caption"] or {}).get("text"),
+                mp4=job.storage.read(_path(row)),
+            )
+            for row in rows
+            if job.storage.exists(_path(row))
+        ]
+        write_report(job.store, connection, job.configuration.gate_list(), players=players)
+
+
+def _shown(connection: Any) -> list[dict[str, Any]]:  # noqa: ANN401 - DuckDB's connection
+    """A fixed choice of clips per state, spread over gates and sources."""
+    rows = (
+        connection.sql(
+            "SELECT * FROM dataset WHERE modality = 'video' AND state IS NOT NULL ORDER BY clip_id"
+        )
+        .to_arrow_table()
+        .to_pylist()
+    )
+    shown = []
+    for state in ("keep", "pending", "reject"):
+        candidates = [row for row in rows if row["state"] == state and row["window"] != "remainder"]
+        random.Random(0).shuffle(candidates)
+        seen: dict[str, int] = {}
+        for row in candidates:
+            row["turn"] = sum(seen.get(key, 0) for key in (row["uri"], str(row["rejected_by"])))
+            for key in (row["uri"], str(row["rejected_by"])):
+                seen[key] = seen.get(key, 0) + 1
+        shown += sorted(candidates, key=lambda row: row["turn"])[:_SHOWN_PER_STATE]
+    return shown
+
+
+def _render_missing(job: Job, rows: list[dict[str, Any]]) -> None:
+    missing = {_path(row): row for row in rows if not job.storage.exists(_path(row))}
+    tasks = {
+        path: Task(
+            "stages.media.preview:render_preview",
+            PreviewTask(row["uri"], source_format(row), row["start_s"], row["end_s"]),
+            row["uri"],
+        )
+        for path, row in missing.items()
+    }
+    paths = {id(task): path for path, task in tasks.items()}
+    for outcome in job.engine.run(tasks.values()):
+        if outcome.error is None:
+            job.storage.write(paths[id(outcome.task)], outcome.result)
+
+
+def _path(row: dict[str, Any]) -> str:
+    return f"{_PREVIEW_FOLDER}/{row['clip_id']}.mp4"

@@ -1,0 +1,1 @@
+"""Looking at a job's results: the funnel, queries, the report."""

@@ -1,0 +1,1 @@
+"""Deciding: gates as SQL, verdicts, the mix."""

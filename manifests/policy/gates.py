@@ -1,0 +1,496 @@
+"""Gates, read and checked before anything runs: what each says, which columns it reads.
+
+A gate is one scalar expression over the columns of `dataset`, true for clips to keep. DuckDB parses
+it; what is not scalar, or would say something else every time, is refused by its syntax tree.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any, Literal
+
+import duckdb
+import pyarrow as pa
+
+from manifests.errors import UsageError
+from manifests.fingerprint import fingerprint
+from manifests.store.view import filled_later, query_table, quote_name, stage_names
+
+VIEW = "dataset"
+"""The view that gates read."""
+
+_POLICY_VERSION = 2
+_COLUMNS_TABLE = "dataset_columns"
+"""An empty table with the columns of the view, which takes ten times as long to bind to."""
+_OUTCOME_COLUMNS = ("state", "rejected_by", "pending_on")
+_VERIFIED_AGAINST = {
+    "word_error_rate": "transcript",
+    "spoken_words": "transcript",
+    "invented_words": "transcript",
+    "missed_words": "transcript",
+    "audio_agrees": "audio_class",
+}
+"""The stage that a field of `caption.verified` comes from, and comes with if that is late."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Gate:
+    """One rule of a policy.
+
+    Args:
+        name: what the funnel and the decisions call it.
+        sql: a scalar boolean expression over `dataset`.
+        backends: per stage the backends that the threshold speaks of; None for all.
+        unmeasured: what happens to clips without the measurement.
+    """
+
+    name: str
+    sql: str
+    backends: Mapping[str, Sequence[str]] | None = None
+    unmeasured: Literal["pending", "pass"] = "pending"
+
+
+@dataclasses.dataclass(frozen=True)
+class Threshold:
+    """A comparison of a gate that can be drawn: `column` (dotted) `operator` `value`."""
+
+    gate: str
+    column: str
+    operator: str
+    value: float
+
+
+@dataclasses.dataclass(frozen=True)
+class Condition:
+    """A part of a gate that ANDs join, or all of it, with the structs that it waits for.
+
+    `structs` are those of stages, and `caption` and `mix`, which later phases fill in.
+    """
+
+    expression: str
+    structs: list[str]
+
+
+@dataclasses.dataclass(frozen=True)
+class Rule:
+    """A gate that was found good, ready to run: its conditions, all of which a clip has to meet."""
+
+    gate: Gate
+    conditions: list[Condition]
+
+    @property
+    def structs(self) -> list[str]:
+        """The structs that it waits for, sorted."""
+        return sorted({struct for condition in self.conditions for struct in condition.structs})
+
+
+def policy_fingerprint(gates: Sequence[Gate]) -> str:
+    """Hash of the gates, whatever their order."""
+    rules = sorted(
+        [
+            gate.name,
+            gate.sql,
+            {stage: sorted(names) for stage, names in (gate.backends or {}).items()},
+            gate.unmeasured,
+        ]
+        for gate in gates
+    )
+    return fingerprint({"version": _POLICY_VERSION, "gates": rules})
+
+
+def validate(gates: Sequence[Gate], connection: duckdb.DuckDBPyConnection) -> None:
+    """Make sure that every gate is one scalar boolean expression over columns that exist.
+
+    Raises:
+        UsageError: `gate_syntax`, `gate_unknown_column` (names the nearest right one) or
+            `gate_not_scalar`.
+    """
+    columns = _dataset_columns(connection)
+    for gate in gates:
+        _analyse(gate, connection, columns)
+
+
+def gates_without(
+    connection: duckdb.DuckDBPyConnection, gates: Sequence[Gate], columns: Sequence[str]
+) -> list[Gate]:
+    """The gates that read none of the columns: what can be decided before those are known.
+
+    Raises:
+        UsageError: as `validate`.
+    """
+    known = _dataset_columns(connection)
+    return [
+        gate
+        for gate in gates
+        if not any(
+            path[0].lower() in columns
+            for path in _column_paths(_parse(gate, connection, known), frozenset())
+        )
+    ]
+
+
+def thresholds(connection: duckdb.DuckDBPyConnection, gates: Sequence[Gate]) -> list[Threshold]:
+    """The plain comparisons of a column with a number that can be read off the gates.
+
+    Those under NOT, OR or CASE are left out: there the number alone does not decide.
+
+    Raises:
+        UsageError: as `validate`.
+    """
+    columns = _dataset_columns(connection)
+    found = []
+    for gate in gates:
+        if _analyse(gate, connection, columns) is not None:
+            tree = _parse(gate, connection, columns)
+            found += [Threshold(gate.name, *part) for part in _comparisons(tree["child"])]
+    return found
+
+
+def rules_of(connection: duckdb.DuckDBPyConnection, gates: Sequence[Gate]) -> list[Rule]:
+    """The gates that can reject something here, ready to run.
+
+    Raises:
+        UsageError: as `validate`.
+    """
+    columns = _dataset_columns(connection)
+    analysed = [_analyse(gate, connection, columns) for gate in gates]
+    return [rule for rule in analysed if rule is not None]
+
+
+@dataclasses.dataclass(frozen=True)
+class _Columns:
+    """The columns of `dataset`: their types, their names by lower-case name, and which are what.
+
+    `stages` are stages' structs, `later` those that later phases fill in.
+    """
+
+    types: dict[str, pa.DataType]
+    names: dict[str, str]
+    stages: list[str]
+    later: list[str]
+
+    def dotted(self) -> list[str]:
+        """Every name that a gate may say."""
+        names = []
+        for name, kind in self.types.items():
+            names.append(name)
+            if pa.types.is_struct(kind):
+                names += [f"{name}.{field.name}" for field in kind]
+        return names
+
+
+def _dataset_columns(connection: duckdb.DuckDBPyConnection) -> _Columns:
+    connection.execute(f"CREATE OR REPLACE TEMP TABLE {_COLUMNS_TABLE} AS FROM {VIEW} LIMIT 0")
+    schema = query_table(connection, f"FROM {_COLUMNS_TABLE}").schema
+    return _Columns(
+        {field.name: field.type for field in schema},
+        {field.name.lower(): field.name for field in schema},
+        stage_names(connection),
+        filled_later(connection),
+    )
+
+
+def _analyse(gate: Gate, connection: duckdb.DuckDBPyConnection, columns: _Columns) -> Rule | None:
+    """The gate ready to run; None if it passes everything, since its stage is not measured here."""
+    tree = _parse(gate, connection, columns)
+    _refuse_what_is_not_scalar(gate, tree, connection)
+    for path in _column_paths(tree, frozenset()):
+        if _resolve(gate, path, columns) is None:
+            return None
+    for stage in gate.backends or {}:
+        if stage not in columns.stages:
+            if gate.unmeasured == "pass":
+                return None
+            raise _unknown_column(gate, stage, columns.stages)
+    _check_type(gate, _quoted(gate.sql, columns), connection)
+    conditions = [
+        Condition(
+            _sql_of(part, connection) if part is not tree["child"] else _quoted(gate.sql, columns),
+            _structs_read(part, columns),
+        )
+        for part in _joined_by_and(tree["child"])
+    ]
+    return Rule(gate, conditions)
+
+
+def _joined_by_and(tree: Mapping[str, Any]) -> Iterator[Mapping[str, Any]]:
+    """The parts of a conjunction, or the expression itself if it is none."""
+    if tree["type"] == "CONJUNCTION_AND":
+        for child in tree["children"]:
+            yield from _joined_by_and(child)
+    else:
+        yield tree
+
+
+def _sql_of(part: Mapping[str, Any], connection: duckdb.DuckDBPyConnection) -> str:
+    """A part of a syntax tree as SQL again."""
+    rows = connection.execute("SELECT json_serialize_sql('SELECT 0')").fetchall()
+    statement = json.loads(rows[0][0])
+    statement["statements"][0]["node"]["select_list"] = [part]
+    rows = connection.execute(
+        "SELECT json_deserialize_sql(?::JSON)", [json.dumps(statement)]
+    ).fetchall()
+    return str(rows[0][0]).removeprefix("SELECT ")
+
+
+def _structs_read(part: Mapping[str, Any], columns: _Columns) -> list[str]:
+    """The structs that an expression waits for, sorted."""
+    found = set()
+    for path in _column_paths(part, frozenset()):
+        name = columns.names[path[0].lower()]
+        if name in columns.stages or name in columns.later:
+            found.add(name)
+        if name == "caption" and len(path) > 2 and path[1].lower() == "verified":
+            found |= {_VERIFIED_AGAINST.get(path[2].lower(), "")} & set(columns.stages)
+    return sorted(found)
+
+
+def _parse(gate: Gate, connection: duckdb.DuckDBPyConnection, columns: _Columns) -> dict[str, Any]:
+    """The expression's syntax tree, under the cast that was put around it."""
+    # The line break ends a comment that the expression may end with.
+    statement = f"SELECT ({_quoted(gate.sql, columns)}\n)::BOOLEAN FROM {VIEW}"
+    rows = connection.execute("SELECT json_serialize_sql(?)", [statement]).fetchall()
+    parsed = json.loads(rows[0][0])
+    if parsed["error"]:
+        raise _gate_error(
+            "gate_syntax",
+            gate,
+            f"The expression cannot be read ({parsed['error_message']}).",
+            "Write one SQL expression, for example: motion.static_share < 0.9",
+        )
+    selected = parsed["statements"][0]["node"]["select_list"]
+    tree: dict[str, Any] = selected[0]
+    if len(selected) != 1 or tree["class"] != "CAST" or not _covers_whole(tree, statement):
+        raise _gate_error(
+            "gate_not_scalar",
+            gate,
+            "It is not one expression.",
+            "Join several conditions with AND, or make several gates of them.",
+        )
+    return tree
+
+
+def _covers_whole(tree: Mapping[str, Any], statement: str) -> bool:
+    """Whether the outermost cast is ours: `a) , (b` and `a)::INT + (b` close our parenthesis."""
+    return bool(
+        tree["query_location"] + tree["query_location_length"]
+        == len(statement.encode()) - len(f" FROM {VIEW}")
+        and tree["query_location_length"] == len("::BOOLEAN")
+    )
+
+
+def _refuse_what_is_not_scalar(
+    gate: Gate, tree: Mapping[str, Any], connection: duckdb.DuckDBPyConnection
+) -> None:
+    refused = {
+        "SUBQUERY": "a subquery",
+        "WINDOW": "a window function",
+        "STAR": "a star",
+        "PARAMETER": "a parameter",
+    }
+    for node in syntax_nodes(tree):
+        what = refused.get(str(node.get("class")))
+        if node.get("class") == "FUNCTION":
+            what = _refused_function(str(node["function_name"]), connection)
+        if what is not None:
+            raise _gate_error(
+                "gate_not_scalar",
+                gate,
+                f"It holds {what}: a gate looks at one clip alone.",
+                "Use the clip's own columns and scalar functions.",
+            )
+
+
+def _refused_function(name: str, connection: duckdb.DuckDBPyConnection) -> str | None:
+    if name.lower() == "unnest":
+        return "unnest"
+    rows = connection.execute(
+        "SELECT function_type, stability FROM duckdb_functions() WHERE function_name = lower(?)",
+        [name],
+    ).fetchall()
+    kinds = {row[0] for row in rows}
+    if kinds and not kinds & {"scalar", "macro"}:
+        return f"{name}, which is no scalar function"
+    if any(stability in ("VOLATILE", "CONSISTENT_WITHIN_QUERY") for _, stability in rows):
+        return f"{name}, which says something else every time"
+    return None
+
+
+def syntax_nodes(tree: object) -> Iterator[Mapping[str, Any]]:
+    """Every node of a tree of DuckDB's `json_serialize_sql`, those above first."""
+    if isinstance(tree, Mapping):
+        yield tree
+        for part in tree.values():
+            yield from syntax_nodes(part)
+    elif isinstance(tree, list):
+        for part in tree:
+            yield from syntax_nodes(part)
+
+
+def _column_paths(tree: object, bound: frozenset[str]) -> Iterator[list[str]]:
+    """The column references, without the parameters of lambdas."""
+    if isinstance(tree, list):
+        for part in tree:
+            yield from _column_paths(part, bound)
+    elif isinstance(tree, Mapping):
+        if tree.get("class") == "COLUMN_REF":
+            path = [str(part) for part in tree["column_names"]]
+            if path[0].lower() == VIEW and len(path) > 1:
+                path = path[1:]
+            if path[0].lower() not in bound:
+                yield path
+            return
+        if tree.get("class") == "LAMBDA":
+            parameters = {
+                str(node["column_names"][-1]).lower()
+                for node in syntax_nodes(tree["lhs"])
+                if node.get("class") == "COLUMN_REF"
+            }
+            yield from _column_paths(tree["expr"], bound | parameters)
+            return
+        for part in tree.values():
+            yield from _column_paths(part, bound)
+
+
+def _resolve(gate: Gate, path: Sequence[str], columns: _Columns) -> str | None:
+    """The column that a reference means; None if it is of a stage that may be absent."""
+    name = columns.names.get(path[0].lower())
+    if name is None:
+        if len(path) > 1 and gate.unmeasured == "pass":
+            return None
+        raise _unknown_column(gate, ".".join(path), columns.dotted())
+    if name in _OUTCOME_COLUMNS:
+        raise _gate_error(
+            "gate_not_scalar",
+            gate,
+            f"It reads '{name}', which is what the gates decide.",
+            "Use what was measured.",
+        )
+    kind = columns.types[name]
+    for depth, part in enumerate(path[1:], start=1):
+        fields = {field.name.lower(): field.type for field in kind} if _is_struct(kind) else {}
+        if part.lower() not in fields:
+            raise _unknown_column(gate, ".".join(path[: depth + 1]), columns.dotted())
+        kind = fields[part.lower()]
+    return name
+
+
+def _is_struct(kind: pa.DataType) -> bool:
+    return bool(pa.types.is_struct(kind))
+
+
+def _check_type(gate: Gate, expression: str, connection: duckdb.DuckDBPyConnection) -> None:
+    try:
+        rows = connection.execute(
+            f"DESCRIBE SELECT ({expression}\n) AS verdict FROM {_COLUMNS_TABLE} AS {VIEW}"
+        ).fetchall()
+    except duckdb.Error as error:
+        raise _gate_error(
+            "gate_syntax",
+            gate,
+            f"The expression cannot be worked out ({first_line(error)}).",
+            "Check the functions and the types of the columns it compares.",
+        ) from error
+    kind = rows[0][1]
+    if kind not in ("BOOLEAN", '"NULL"'):
+        raise _gate_error(
+            "gate_not_scalar",
+            gate,
+            f"It gives {kind}, not true or false.",
+            "Compare it with something.",
+        )
+
+
+def _quoted(sql: str, columns: _Columns) -> str:
+    """The expression with columns quoted whose names SQL keeps for itself, such as `window`."""
+    data = sql.encode()
+    tokens = duckdb.tokenize(sql)
+    if not tokens:
+        return sql
+    ends = [start for start, _ in tokens[1:]] + [len(data)]
+    parts = [data[: tokens[0][0]]]
+    for (start, kind), end in zip(tokens, ends, strict=True):
+        text = data[start:end]
+        word = text.rstrip().decode(errors="replace")
+        name = columns.names.get(word.lower())
+        if kind == duckdb.token_type.keyword and name is not None:
+            text = quote_name(name).encode() + text[len(text.rstrip()) :]
+        parts.append(text)
+    return b"".join(parts).decode()
+
+
+_OPERATORS = {
+    "COMPARE_LESSTHAN": "<",
+    "COMPARE_LESSTHANOREQUALTO": "<=",
+    "COMPARE_GREATERTHAN": ">",
+    "COMPARE_GREATERTHANOREQUALTO": ">=",
+}
+_MIRRORED = {"<": ">", "<=": ">=", ">": "<", ">=": "<="}
+
+
+def _comparisons(tree: Mapping[str, Any]) -> Iterator[tuple[str, str, float]]:
+    if tree["type"] == "CONJUNCTION_AND":
+        for child in tree["children"]:
+            yield from _comparisons(child)
+    elif tree["type"] == "COMPARE_BETWEEN":
+        for side, operator in (("lower", ">="), ("upper", "<=")):
+            yield from _comparison(tree["input"], operator, tree[side])
+    elif tree["type"] in _OPERATORS:
+        operator = _OPERATORS[tree["type"]]
+        yield from _comparison(tree["left"], operator, tree["right"])
+        yield from _comparison(tree["right"], _MIRRORED[operator], tree["left"])
+
+
+def _comparison(
+    column: Mapping[str, Any], operator: str, number: Mapping[str, Any]
+) -> Iterator[tuple[str, str, float]]:
+    value = _number(number)
+    if value is None:
+        return
+    if column["class"] == "COLUMN_REF":
+        path = [part for part in column["column_names"] if part.lower() != VIEW]
+        yield ".".join(path), operator, value
+    elif column.get("function_name") == "abs" and operator in ("<", "<="):
+        inner = column["arguments"][0]["expression"]
+        if inner["class"] == "COLUMN_REF":
+            path = [part for part in inner["column_names"] if part.lower() != VIEW]
+            yield ".".join(path), operator, value
+            yield ".".join(path), _MIRRORED[operator], -value
+
+
+def _number(tree: Mapping[str, Any]) -> float | None:
+    if tree.get("function_name") == "-" and len(tree["arguments"]) == 1:
+        value = _number(tree["arguments"][0]["expression"])
+        return None if value is None else -value
+    if tree["class"] != "CONSTANT":
+        return None
+    try:
+        return float(tree["literal"]["text"])
+    except (KeyError, TypeError, ValueError):
+        return None
+
+
+def nearest_names(name: str, names: Sequence[str]) -> list[str]:
+    """Up to three names that someone who wrote `name` may have meant, the nearest first."""
+    by_lower = {known.lower(): known for known in names}
+    close = difflib.get_close_matches(name.lower(), list(by_lower), n=3, cutoff=0.6)
+    return [by_lower[match] for match in close]
+
+
+def _unknown_column(gate: Gate, name: str, names: Sequence[str]) -> UsageError:
+    near = nearest_names(name, names)
+    remedy = f"Did you mean {' or '.join(near)}?" if near else "See the columns of `dataset`."
+    return _gate_error("gate_unknown_column", gate, f"There is no column '{name}'.", remedy)
+
+
+def _gate_error(code: str, gate: Gate, message: str, remedy: str) -> UsageError:
+    return UsageError(code, message, subject=f"gate '{gate.name}'", remedy=remedy)
+
+
+def first_line(error: Exception) -> str:
+    """DuckDB's message without its kind and without the query."""
+    line = str(error).strip().splitlines()[0]
+    return line.split(": ", 1)[-1]

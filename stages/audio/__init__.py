@@ -1,0 +1,1 @@
+"""What is measured of sound, one file a stage."""

@@ -1,0 +1,194 @@
+"""Whether a mouth moves with the voice: offset and confidence of a clip's best face.
+
+The backend `syncnet` (Chung and Zisserman 2016) gives the numbers that papers speak of and needs
+its weights. The backend `embedded` needs none; its confidence has a scale of its own: gates on it
+must name the backend.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import importlib.util
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, ClassVar, Literal
+
+import pydantic
+
+from manifests.errors import UsageError
+from stages.base.contract import (
+    Backend,
+    ClipTask,
+    ModelStage,
+    NotApplicable,
+    Ready,
+    StageParameters,
+)
+from stages.joint.sync.embedded import best_aligned_face
+from stages.joint.sync.syncnet import (
+    ClipFaces,
+    FaceChoice,
+    best_faces,
+    faces_of,
+    find_syncnet,
+    load_syncnet,
+    require_syncnet,
+)
+from stages.models.torchvision_guard import require_packages
+from stages.weights.find import sha256_of
+
+if TYPE_CHECKING:
+    from stages.models.syncnet import SyncNet
+
+_PACKAGES = ("torch", "safetensors")
+"""What SyncNet needs beside its weights."""
+
+
+class SyncParameters(StageParameters):
+    """Which faces are looked at, how they are compared, and where the stage applies at all."""
+
+    min_speech_ratio: float = pydantic.Field(
+        0.1, ge=0, le=1, description="clips with less speech than this are not measured"
+    )
+    max_tracks: int = pydantic.Field(6, ge=1, description="how many faces, largest first")
+    min_track_s: float = pydantic.Field(
+        2.0,
+        gt=0,
+        description="embedded: faces followed for less of the clip than this are passed over",
+    )
+    min_face_px: float = pydantic.Field(
+        40.0,
+        gt=0,
+        description="embedded: smaller faces (mean side in source pixels) are passed over",
+    )
+    mode: Literal["exact", "masked"] = pydantic.Field(
+        "exact",
+        description="syncnet: exact pads the sound with zeros, as published numbers do, which"
+        " hides large offsets of short clips; masked leaves the padding out",
+    )
+    # The reference's thresholds. A clip of 5 s has 126 frames, of which a face that turns away for
+    # a second is seen in fewer than 100: half of it is asked for there.
+    min_track_frames: int = pydantic.Field(
+        100,
+        ge=13,
+        description="syncnet: faces must be followed for more frames (25 a second) than this",
+    )
+    min_track_frames_short: int = pydantic.Field(
+        50, ge=13, description="syncnet: the same in clips shorter than 6 s"
+    )
+    min_side_px: float = pydantic.Field(
+        100.0,
+        ge=0,
+        description="syncnet: faces must be larger (mean longer side in source pixels) than this",
+    )
+
+
+@dataclasses.dataclass(frozen=True)
+class SyncRecord:
+    """The clip's best-confidence face against its sound.
+
+    `offset_frames` counts frames of 25 fps (40 ms); positive: the sound is early, negative: late.
+
+    `confidence` is, of `syncnet`, the median over all offsets of the mean distance between mouth
+    and voice, less the least. Of `embedded` it is how far the correlation at that offset stands out
+    over the other offsets, in multiples of what chance would give; clips whose mouth has nothing to
+    do with the sound are mostly below 3.
+
+    `track` is the face track's index in its unit. `distance` is SyncNet's least mean distance; None
+    of `embedded`.
+    """
+
+    offset_frames: float
+    confidence: float
+    track: int
+    distance: float | None
+
+
+class SyncStage(ModelStage[SyncParameters, ClipFaces, "SyncNet"]):
+    """Backends `syncnet` (needs weights) and `embedded`; `auto` is the first that can be had."""
+
+    name: ClassVar[str] = "sync"
+    version: ClassVar[int] = 4
+    reads: ClassVar[tuple[str, ...]] = ("faces", "speech")
+    Parameters: ClassVar[type[StageParameters]] = SyncParameters
+    Record: ClassVar[type] = SyncRecord
+
+    def resolve_backend(self) -> Backend:
+        """SyncNet where its weights are found, else the embedded one, unless one is asked for.
+
+        Raises:
+            UsageError: `unknown_backend`, `missing_package` or `missing_weights`.
+        """
+        asked = self.parameters.backend
+        if asked not in ("auto", "syncnet", "embedded"):
+            raise UsageError(
+                "unknown_backend",
+                f"There is no backend {asked!r}.",
+                subject="stages.sync.backend",
+                remedy="Use auto, syncnet or embedded.",
+            )
+        if asked == "syncnet":
+            require_packages(*_PACKAGES, needed_by="stages.sync.backend")
+            return Backend("syncnet", sha256_of(require_syncnet()))
+        can_run = asked == "auto" and all(importlib.util.find_spec(name) for name in _PACKAGES)
+        weights = find_syncnet() if can_run else None
+        return Backend("embedded") if weights is None else Backend("syncnet", sha256_of(weights))
+
+    @classmethod
+    def weights(cls, backend: str) -> tuple[str, ...]:
+        """SyncNet's, or none."""
+        return ("syncnet",) if backend == "syncnet" else ()
+
+    @property
+    def precondition(self) -> str:
+        """Somebody speaks and a face is to be seen."""
+        return (
+            f"speech.speech_ratio > {self.parameters.min_speech_ratio!r} AND faces.kind <> 'none'"
+        )
+
+    def prepare(self, clip: ClipTask) -> ClipFaces | NotApplicable | Ready:
+        """SyncNet's crops and cepstra of the clip; without a model, the result.
+
+        Raises:
+            MediaError: the clip cannot be decoded.
+        """
+        if clip.source.audio_index is None or clip.source.video_index is None:
+            return NotApplicable("sync needs pictures and sound")
+        seen = self._faces(clip) if self.needs_model else self._embedded(clip)
+        return seen or NotApplicable("no face is large enough for long enough")
+
+    def load(self, device: str) -> SyncNet:
+        """SyncNet with its weights.
+
+        Raises:
+            UsageError: `missing_weights` or `bad_weights`.
+        """
+        return load_syncnet(device)
+
+    def infer(self, model: SyncNet, batch: Sequence[ClipFaces]) -> list[object]:
+        """Per clip the record of its best-confidence track."""
+        return [
+            SyncRecord(float(found.offset_frames), found.confidence, track, found.least)
+            for track, found in best_faces(model, batch, self.parameters.mode)
+        ]
+
+    def _faces(self, clip: ClipTask) -> ClipFaces | None:
+        settings = self.parameters
+        choice = FaceChoice(
+            settings.min_track_frames,
+            settings.min_track_frames_short,
+            settings.min_side_px,
+            settings.max_tracks,
+        )
+        return faces_of(clip, choice)
+
+    def _embedded(self, clip: ClipTask) -> Ready | None:
+        best = best_aligned_face(
+            clip,
+            min_track_s=self.parameters.min_track_s,
+            min_face_px=self.parameters.min_face_px,
+            max_tracks=self.parameters.max_tracks,
+        )
+        if best is None:
+            return None
+        track, found = best
+        return Ready(SyncRecord(found.offset_frames, found.confidence, track, None))

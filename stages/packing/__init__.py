@@ -1,0 +1,1 @@
+"""Samples and shards: conformed media in tar files."""

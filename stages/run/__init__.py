@@ -1,0 +1,1 @@
+"""Stages at work: on a decode unit, on a clip, and the cutting of units into clips."""

@@ -1,0 +1,1 @@
+"""What is measured of pictures, one file or folder a stage."""

@@ -1,0 +1,379 @@
+"""Faces: how many people look at the camera, how large, and where their mouths are.
+
+Pictures are sampled twice a second at proxy size. Detectors are YuNet (Wu et al. 2023, in OpenCV's
+FaceDetectorYN), where its weights are found, or else OpenCV's own Haar cascade, which sees frontal
+faces only. Faces are linked into tracks, and only tracks that were seen often enough count: a
+detector's single false positive is nobody. A clear face begins a track; a fainter one (turned away,
+half hidden) carries it on.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, ClassVar, Literal, Protocol
+
+import cv2
+import numpy as np
+import pydantic
+
+from manifests.errors import UsageError
+from stages.base.contract import (
+    Backend,
+    NotApplicable,
+    Observation,
+    Observer,
+    Signals,
+    SignalStage,
+    StageParameters,
+)
+from stages.base.series import (
+    VIDEO_BIN_RATE_HZ,
+    BinGrid,
+    inner_bins,
+    observed_weights,
+    weighted_mean,
+)
+from stages.media.blocks import ByteImage, Picture, SourceFormat
+from stages.video.faces.tracks import Face, FaceSample, FaceTrack, link_faces
+from stages.weights.find import find_weights, require_weights, sha256_of
+
+YUNET_WEIGHTS = "yunet_n_640_640.onnx"
+_SAME_PICTURE_CHANGE = 0.3
+"""Mean change of luma (0..255) below which a face cannot have moved: slides, stills, pauses."""
+_HAAR_CASCADE = "haarcascade_frontalface_default.xml"
+_HAAR_SHORT_SIDE_PX = 192
+"""The cascade costs by the pixel; at this size it sees faces from an eighth of the short side."""
+_HAAR_WINDOW_PX = 24
+_HAAR_FULL_WEIGHT = 8.0
+_THUMBNAIL_SIZE = (32, 18)
+
+PersonKind = Literal["none", "single", "multi"]
+
+
+class FacesParameters(StageParameters):
+    """How faces are looked for, linked and counted."""
+
+    samples_hz: float = pydantic.Field(
+        default=2.0, gt=0, le=120, description="pictures looked at a second"
+    )
+    yunet_score: float = pydantic.Field(
+        default=0.65, gt=0, lt=1, description="least score of a YuNet face that begins a track"
+    )
+    yunet_next_score: float = pydantic.Field(
+        default=0.5, gt=0, lt=1, description="least score of one that carries a track on"
+    )
+    haar_neighbours: int = pydantic.Field(
+        default=7, ge=1, description="detections that must agree on a Haar face"
+    )
+    min_height_share: float = pydantic.Field(
+        default=0.06,
+        gt=0,
+        lt=1,
+        description="least size of a face as a share of the picture's short side",
+    )
+    min_overlap: float = pydantic.Field(
+        default=0.3, gt=0, lt=1, description="overlap of doubled boxes that links a face to a track"
+    )
+    max_missed: int = pydantic.Field(
+        default=2, ge=0, description="samples in a row that a track may miss"
+    )
+    min_track_samples: int = pydantic.Field(
+        default=3,
+        ge=1,
+        description="samples a face must be seen in; fewer in a unit of fewer samples",
+    )
+    kind_share: float = pydantic.Field(
+        default=0.2, gt=0, lt=1, description="share of samples from which faces, or several, matter"
+    )
+    same_scene_correlation: float = pydantic.Field(
+        default=0.5, ge=-1, le=1, description="correlation of thumbnails below which tracks are cut"
+    )
+
+
+@dataclasses.dataclass(frozen=True)
+class FacesRecord:
+    """The faces of a clip.
+
+    `count` is the median number of faces at a time, `max_count` the largest; `kind` is none, single
+    or multi by what most of the clip shows; `largest_share` is the area of the largest face's box
+    as a share (0..1) of the picture, mean over the samples that show a face, 0 without any.
+    """
+
+    count: int
+    max_count: int
+    kind: PersonKind
+    largest_share: float
+
+
+class FacesStage(SignalStage[FacesParameters]):
+    """Backends `yunet` (needs weights) and `haar`; `auto` is the first that can be had."""
+
+    name: ClassVar[str] = "faces"
+    version: ClassVar[int] = 2
+    media: ClassVar[Literal["video", "audio"]] = "video"
+    series: ClassVar[tuple[str, ...]] = (
+        "samples",
+        "with_none",
+        "with_one",
+        "with_several",
+        "max_count",
+        "largest_share",
+    )
+    Parameters: ClassVar[type[StageParameters]] = FacesParameters
+    Record: ClassVar[type] = FacesRecord
+
+    def resolve_backend(self) -> Backend:
+        """YuNet where its weights are found, else Haar, unless one is asked for.
+
+        Raises:
+            UsageError: `unknown_backend` or `missing_weights`.
+        """
+        asked = self.parameters.backend
+        if asked not in ("auto", "yunet", "haar"):
+            raise UsageError(
+                "unknown_backend",
+                f"There is no backend {asked!r}.",
+                subject="stages.faces.backend",
+                remedy="Use auto, yunet or haar.",
+            )
+        weights = None if asked == "haar" else find_weights(YUNET_WEIGHTS)
+        if weights is not None:
+            return Backend("yunet", sha256_of(weights))
+        if asked == "yunet":
+            require_weights("yunet", needed_by="stages.faces.backend")
+        return Backend("haar")
+
+    def observer(self, source: SourceFormat) -> Observer:
+        """A fresh watch over one unit.
+
+        Raises:
+            UsageError: `missing_weights`, if they have gone since the job began.
+        """
+        detector: _Detector
+        if self.backend.name == "yunet":
+            weights = require_weights("yunet", needed_by="stages.faces.backend")
+            detector = _YuNet(weights, self.parameters)
+        else:
+            detector = _Haar(self.parameters)
+        return _FacesObserver(self.parameters, detector)
+
+    def summarise(
+        self,
+        signals: Signals,
+        start_s: float,
+        end_s: float,
+        side_rows: Mapping[str, Sequence[Mapping[str, Any]]],
+    ) -> FacesRecord | NotApplicable:
+        """Counts over the clip's samples."""
+        series = signals.series
+        samples = np.nan_to_num(series["samples"])
+        spread = observed_weights(samples > 0, signals.weights(start_s, end_s))
+        total = float(np.dot(spread, samples))
+        if total <= 0:
+            return NotApplicable("no picture was looked at in this span")
+        none, one, several = (
+            float(np.dot(spread, np.nan_to_num(series[name]))) / total
+            for name in ("with_none", "with_one", "with_several")
+        )
+        inside = inner_bins(spread) & ~np.isnan(series["max_count"])
+        counts = series["max_count"][inside]
+        largest_share = weighted_mean(series["largest_share"], spread * samples * (samples > 0))
+        return FacesRecord(
+            count=int(np.median(counts)) if len(counts) else 0,
+            max_count=int(counts.max()) if len(counts) else 0,
+            kind=person_kind(none, one, several, self.parameters.kind_share),
+            largest_share=largest_share or 0.0,
+        )
+
+
+def person_kind(none: float, one: float, several: float, least_share: float) -> PersonKind:
+    """`none` if faces show in too few samples, `multi` if several do in enough of those that have.
+
+    Args:
+        none: share of samples without a face.
+        one: share of samples with one.
+        several: share of samples with more.
+        least_share: what is too few.
+    """
+    with_faces = one + several
+    if with_faces < least_share or none >= 1.0:
+        return "none"
+    return "multi" if several / with_faces >= least_share else "single"
+
+
+class _Detector(Protocol):
+    """Finds the faces of one picture; `first_score` is the least that begins a track."""
+
+    first_score: float
+
+    def faces(self, picture: Picture) -> list[Face]:
+        """The faces, best first."""
+
+
+class _FacesObserver(Observer):
+    def __init__(self, parameters: FacesParameters, detector: _Detector) -> None:
+        self._parameters = parameters
+        self._detector = detector
+        self._next_s = -np.inf
+        self._thumbnail: ByteImage | None = None
+        self._looked_at: tuple[ByteImage, list[Face]] | None = None
+        self._samples: list[FaceSample] = []
+
+    def picture(self, picture: Picture) -> None:
+        if picture.time_s < self._next_s:
+            return
+        self._next_s = picture.time_s + 1.0 / self._parameters.samples_hz - 1e-6
+        thumbnail = cv2.resize(picture.luma, _THUMBNAIL_SIZE, interpolation=cv2.INTER_AREA)
+        before, self._thumbnail = self._thumbnail, np.asarray(thumbnail, dtype=np.uint8)
+        after_cut = before is not None and not self._same_scene(before, self._thumbnail)
+        faces = self._faces(picture)
+        self._samples.append(FaceSample(picture.time_s, faces, after_cut))
+
+    def _faces(self, picture: Picture) -> list[Face]:
+        """The picture's faces; those of the last one looked at where the two are the same."""
+        if self._looked_at is not None:
+            change = cv2.norm(picture.luma, self._looked_at[0], cv2.NORM_L1) / picture.luma.size
+            if change < _SAME_PICTURE_CHANGE:
+                return self._looked_at[1]
+        self._looked_at = (picture.luma.copy(), self._detector.faces(picture))
+        return self._looked_at[1]
+
+    def finish(self, start_s: float, end_s: float) -> Observation:
+        tracks = self._stable_tracks()
+        counts = np.zeros(len(self._samples))
+        largest = np.full(len(self._samples), np.nan)
+        for track in tracks:
+            counts[track.samples[0] : track.samples[-1] + 1] += 1
+            for sample, face in zip(track.samples, track.faces, strict=True):
+                largest[sample] = np.fmax(largest[sample], face.width * face.height)
+        times_s = [sample.time_s for sample in self._samples]
+        grid = BinGrid(start_s, end_s, VIDEO_BIN_RATE_HZ)
+        most = np.full(grid.bins, np.nan)
+        if times_s:
+            np.fmax.at(most, grid.index(times_s), counts)
+        series = {
+            "samples": grid.counts(times_s),
+            "with_none": grid.sums(times_s, np.where(counts == 0, 1.0, 0.0)),
+            "with_one": grid.sums(times_s, np.where(counts == 1, 1.0, 0.0)),
+            "with_several": grid.sums(times_s, np.where(counts > 1, 1.0, 0.0)),
+            "max_count": most,
+            "largest_share": grid.means(times_s, largest),
+        }
+        rows = [self._row(index, track) for index, track in enumerate(tracks)]
+        return Observation(Signals(start_s, grid.rate_hz, series), {"face_tracks": rows})
+
+    def _same_scene(self, before: ByteImage, after: ByteImage) -> bool:
+        """Whether two thumbnails look alike; a face at the same place may be another person's."""
+        one = before.astype(np.float64) - before.mean()
+        two = after.astype(np.float64) - after.mean()
+        energy = float(np.sqrt(np.sum(one * one) * np.sum(two * two)))
+        if energy < 1e-6:
+            return True
+        return float(np.sum(one * two)) / energy >= self._parameters.same_scene_correlation
+
+    def _stable_tracks(self) -> list[FaceTrack]:
+        tracks = link_faces(
+            self._samples,
+            min_overlap=self._parameters.min_overlap,
+            max_missed=self._parameters.max_missed,
+            min_first_score=self._detector.first_score,
+        )
+        least = min(self._parameters.min_track_samples, max(1, (len(self._samples) + 1) // 2))
+        # A face that was missed in more samples than it was found in was probably never there.
+        return [
+            track
+            for track in tracks
+            if len(track.samples) >= least
+            and 2 * len(track.samples) > track.samples[-1] - track.samples[0] + 1
+        ]
+
+    def _row(self, index: int, track: FaceTrack) -> dict[str, Any]:
+        faces = track.faces
+        return {
+            "track_index": index,
+            "times_s": [self._samples[sample].time_s for sample in track.samples],
+            **{
+                name: [getattr(face, name) for face in faces]
+                for name in ("left", "top", "width", "height", "score", "mouth_x", "mouth_y")
+            },
+        }
+
+
+class _YuNet:
+    """OpenCV's FaceDetectorYN: boxes, scores, five landmarks (the last two are mouth corners)."""
+
+    def __init__(self, weights: Path, parameters: FacesParameters) -> None:
+        self._min_height_share = parameters.min_height_share
+        self.first_score = parameters.yunet_score
+        self._size = (320, 320)
+        self._detector = cv2.FaceDetectorYN.create(
+            str(weights),
+            "",
+            self._size,
+            score_threshold=min(parameters.yunet_score, parameters.yunet_next_score),
+        )
+
+    def faces(self, picture: Picture) -> list[Face]:
+        height, width = picture.luma.shape
+        if self._size != (width, height):
+            self._size = (width, height)
+            self._detector.setInputSize(self._size)
+        _, found = self._detector.detect(picture.bgr)
+        if found is None:
+            return []
+        rows = np.asarray(found, dtype=np.float64)
+        rows = rows[rows[:, 3] >= self._min_height_share * min(height, width)]
+        return [
+            Face(
+                left=float(row[0]) / width,
+                top=float(row[1]) / height,
+                width=float(row[2]) / width,
+                height=float(row[3]) / height,
+                score=float(row[14]),
+                mouth_x=float(row[10] + row[12]) / 2 / width,
+                mouth_y=float(row[11] + row[13]) / 2 / height,
+            )
+            for row in rows[np.argsort(-rows[:, 14], kind="stable")]
+        ]
+
+
+class _Haar:
+    """OpenCV's frontal face cascade (Viola and Jones 2001), set for precision.
+
+    Its score is the cascade's confidence, brought to 0..1.
+    """
+
+    def __init__(self, parameters: FacesParameters) -> None:
+        self._neighbours = parameters.haar_neighbours
+        self.first_score = 0.0
+        self._min_height_share = parameters.min_height_share
+        folder = Path(cv2.__file__).parent / "data"
+        self._cascade = cv2.CascadeClassifier(str(folder / _HAAR_CASCADE))
+
+    def faces(self, picture: Picture) -> list[Face]:
+        scale = min(1.0, _HAAR_SHORT_SIDE_PX / min(picture.luma.shape))
+        luma = cv2.resize(picture.luma, None, fx=scale, fy=scale, interpolation=cv2.INTER_AREA)
+        height, width = luma.shape
+        least = max(_HAAR_WINDOW_PX, round(self._min_height_share * min(height, width)))
+        boxes, _, weights = self._cascade.detectMultiScale3(
+            luma,
+            scaleFactor=1.2,
+            minNeighbors=self._neighbours,
+            minSize=(least, least),
+            outputRejectLevels=True,
+        )
+        found = [
+            Face(
+                left=float(left) / width,
+                top=float(top) / height,
+                width=float(box_width) / width,
+                height=float(box_height) / height,
+                score=float(np.clip(weight / _HAAR_FULL_WEIGHT, 0.0, 1.0)),
+            )
+            for (left, top, box_width, box_height), weight in zip(
+                np.asarray(boxes).reshape(-1, 4), np.asarray(weights).reshape(-1), strict=True
+            )
+        ]
+        return sorted(found, key=lambda face: -face.score)

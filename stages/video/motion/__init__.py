@@ -1,0 +1,1 @@
+"""Motion of camera and subject: by DIS or RAFT."""

@@ -1,0 +1,1 @@
+"""Shot boundaries: by content, or by TransNetV2."""

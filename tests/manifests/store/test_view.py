@@ -1,0 +1,173 @@
+from __future__ import annotations
+
+import time
+from pathlib import Path
+
+import pyarrow as pa
+
+from manifests.store.records import CaptionRow, DecisionRow, SampleMember, SampleRow, ShotRow
+from tests.support.made_up_tables import (
+    SCHEMAS,
+    clip,
+    look,
+    motion,
+    open_out,
+    rows,
+    source,
+    sync,
+)
+
+VIEWS = (
+    "sources", "units", "shots", "face_tracks", "speech_segments", "signals", "clips",
+    "words", "mix", "decisions", "captions", "samples", "dataset",
+)  # fmt: skip
+BOTH = "SELECT clip_id, motion.static_share, sync.confidence FROM dataset ORDER BY clip_id"
+
+
+def caption_row(clip_id: str, text: str, fingerprint: str) -> CaptionRow:
+    return CaptionRow(
+        clip_id, "ovi", text, None, None, "m", None, None, None, None, None, "ok", None, fingerprint
+    )
+
+
+def test_empty_tables_give_views_with_their_columns(tmp_path: Path) -> None:
+    with look(open_out(tmp_path / "nothing")) as connection:
+        assert all(rows(connection, f"SELECT count(*) FROM {view}") == [(0,)] for view in VIEWS)
+        rows(connection, "SELECT motion.static_share, uri, caption.text, sample.shard FROM dataset")
+    assert not (tmp_path / "nothing").exists()
+
+
+def test_a_clip_takes_each_stage_from_the_latest_row_that_holds_it(tmp_path: Path) -> None:
+    store = open_out(tmp_path)
+    store.commit({"clips": [clip("a", motion=motion(0.1)), clip("b", motion=motion(0.2))]})
+    store.commit({"clips": [clip("a", sync=sync(1.0))]})
+    store.commit({"clips": [clip("a", sync=sync(2.0)), clip("b", motion=motion(0.3))]})
+    with look(store) as connection:
+        assert rows(connection, BOTH) == [("a", 0.1, 2.0), ("b", 0.3, None)]
+        assert rows(connection, "SELECT count(*) FROM clips_log") == [(5,)]
+        assert rows(connection, "SELECT clip_id FROM clips WHERE sync IS NULL") == [("b",)]
+
+
+def test_another_fingerprint_shows_its_own_results_and_going_back_the_old(tmp_path: Path) -> None:
+    store = open_out(tmp_path)
+    store.commit({"clips": [clip("a", motion=motion(0.1), sync=sync(1.0))]})
+    store.commit({"clips": [clip("a", motion=motion(0.9, fingerprint="motion-2"))]})
+    with look(store, stages={"motion": "motion-2", "sync": "sync-1"}) as connection:
+        assert rows(connection, BOTH) == [("a", 0.9, 1.0)]
+    with look(store) as connection:
+        assert rows(connection, BOTH) == [("a", 0.1, 1.0)]
+    with look(store, stages={"motion": "motion-3"}) as connection:
+        assert rows(connection, "SELECT motion FROM dataset") == [(None,)]
+        assert "sync" not in connection.sql("SELECT * FROM dataset").columns
+
+
+def test_structs_are_found_whatever_segmentation_they_were_measured_under(tmp_path: Path) -> None:
+    store = open_out(tmp_path)
+    store.commit({"clips": [clip("a", motion=motion(0.1), sync=sync(1.0)), clip("b")]})
+    store.commit({"clips": [clip("a", cut="cut-b"), clip("c", cut="cut-b")]})
+    with look(store, segmentation="cut-b") as connection:
+        assert rows(connection, BOTH) == [("a", 0.1, 1.0), ("c", None, None)]
+    with look(store) as connection:
+        assert rows(connection, BOTH) == [("a", 0.1, 1.0), ("b", None, None)]
+
+
+def test_dataset_joins_source_decision_caption_and_sample(tmp_path: Path) -> None:
+    store = open_out(tmp_path)
+    sample = SampleRow(
+        "x", "profile", [SampleMember("target", "a"), SampleMember("reference", "b")], "0.tar",
+        0, 9, "", 8, 8, 121, 24.0, 16000, 80000, 0.0, "ok", None, "pack",
+    )  # fmt: skip
+    store.commit(
+        {
+            "sources": [source("source-1"), source("source-2")],
+            "clips": [clip("a"), clip("b")],
+            "decisions": [
+                DecisionRow("a", "policy-a", "reject", ["g"], []),
+                DecisionRow("b", "policy-b", "keep", [], []),
+            ],
+            "captions": [
+                caption_row("a", "Hello.", "caption-1"),
+                caption_row("b", "Old.", "caption-0"),
+            ],
+            "samples": [sample],
+        }
+    )
+    store.commit(
+        {
+            "sources": [source("source-1", uri="/raw/moved.mp4")],
+            "decisions": [DecisionRow("a", "policy-a", "keep", [], [])],
+        }
+    )
+    question = """SELECT clip_id, uri, width, source_bytes, carried['owner'], state, caption.text,
+        sample.shard FROM dataset ORDER BY clip_id"""
+    with look(store) as connection:
+        assert rows(connection, question) == [
+            ("a", "/raw/moved.mp4", 1280, 10, "me", "keep", "Hello.", "0.tar"),
+            ("b", "/raw/moved.mp4", 1280, 10, "me", None, None, None),
+        ]
+        assert rows(connection, "SELECT count(*) FROM sources") == [(2,)]
+    with look(store, policy="policy-b", profile="other") as connection:
+        assert rows(connection, "SELECT clip_id, state, sample FROM dataset ORDER BY ALL") == [
+            ("a", None, None),
+            ("b", "keep", None),
+        ]
+
+
+def test_a_group_that_is_measured_again_replaces_the_old_one_whole(tmp_path: Path) -> None:
+    def shots(count: int, fingerprint: str = "shots-1") -> list[ShotRow]:
+        return [
+            ShotRow("s", 0, index, float(index), index + 1.0, "cut", fingerprint)
+            for index in range(count)
+        ]
+
+    store = open_out(tmp_path)
+    for part in (shots(3), shots(2), shots(5, "shots-2")):
+        store.commit({"shots": part})
+    counts = []
+    for fingerprint in ("shots-1", "shots-2"):
+        with look(store, stages={"shots": fingerprint}) as connection:
+            counts.append(rows(connection, "SELECT count(*) FROM shots")[0][0])
+    assert counts == [2, 5]
+
+
+def test_signals_are_the_latest_of_each_stage(tmp_path: Path) -> None:
+    def signal(stage: str, fingerprint: str, value: float) -> dict[str, object]:
+        return {
+            "source_id": "s", "unit_index": 0, "stage": stage, "fingerprint": fingerprint,
+            "motion_energy": [value],
+        }  # fmt: skip
+
+    store = open_out(tmp_path)
+    store.commit({"signals": [signal("motion", "motion-1", 1.0), signal("sync", "old", 2.0)]})
+    store.commit({"signals": [signal("motion", "motion-1", 3.0)]})
+    with look(store) as connection:
+        assert rows(connection, "SELECT stage, motion_energy FROM signals") == [("motion", [3.0])]
+
+
+def test_odd_folder_names_are_no_patterns(tmp_path: Path) -> None:
+    store = open_out(tmp_path / "a[1]*b?=2" / "it's")
+    store.commit({"clips": [clip("a", motion=motion(0.1))]})
+    with look(store) as connection:
+        assert rows(connection, BOTH) == [("a", 0.1, None)]
+
+
+def test_two_hundred_thousand_clips(tmp_path: Path) -> None:
+    count = 200_000
+    ids = pa.array([f"{index:016x}" for index in range(count)])
+    plain = pa.Table.from_pylist([clip("x", motion=motion(0.5))], schema=SCHEMAS["clips"])
+    columns = {
+        name: pa.repeat(plain[name][0], count) if name != "clip_id" else ids
+        for name in plain.column_names
+    }
+    store = open_out(tmp_path)
+    store.commit({"clips": pa.table(columns, schema=SCHEMAS["clips"])})
+    store.commit({"clips": [clip(f"{index:016x}", sync=sync(1.0)) for index in range(500)]})
+    start = time.monotonic()
+    with look(store) as connection:
+        found = rows(
+            connection,
+            "SELECT count(*), count(*) FILTER (motion.static_share < 1),"
+            " count(*) FILTER (sync.confidence = 1) FROM dataset",
+        )
+    print(f"view over {count} clips: {time.monotonic() - start:.2f} s")
+    assert found == [(count, count, 500)]
