@@ -1,17 +1,23 @@
 # Two commands do everything on a machine with Python 3.11+, make and a C compiler:
 #   make demo   render a small raw bucket, curate it, train a tiny model on it, generate a clip
-#   make test   lint, types, all tests
-# Both make their own .venv first. PYTHON=python3.12 chooses an interpreter, DEMO=folder a place.
+#   make test   lint, types, tests; `make test-all` adds the soak, `make tests` leaves out the rest
+# Both make their own .venv first. PYTHON=python3.12 chooses an interpreter, DEMO=folder a place,
+# WORKERS=4 how many tests run side by side.
 
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 DEMO ?= demo
+WORKERS ?= 2
 # The CPU build of torch is a tenth of the CUDA build. Where there is no NVIDIA driver it is looked
 # for in PyTorch's own index, if that can be reached; otherwise pip's default decides.
 TORCH_CPU_INDEX := https://download.pytorch.org/whl/cpu
 
-.PHONY: demo test install install-dev lint types tests clean
+# A file's tests stay in one worker, in their order: they share what they have made. Files are taken
+# as they lie, the long ones of curation/ first.
+PYTEST := $(BIN)/pytest --numprocesses $(WORKERS) --dist loadfile --no-loadscope-reorder --durations 10
+
+.PHONY: demo test test-all tests tests-all install install-dev lint types clean
 
 PROMPT := A wide video clip in which no face is visible. The camera moves slowly and what it films is \
 almost still. The picture is dark. <AUDCAP>No voice is heard. The sound is loud, without high \
@@ -33,6 +39,8 @@ demo: $(VENV)/installed
 
 test: $(VENV)/installed-dev lint types tests
 
+test-all: $(VENV)/installed-dev lint types tests-all
+
 lint:
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
@@ -41,7 +49,10 @@ types:
 	$(BIN)/mypy
 
 tests:
-	$(BIN)/pytest
+	$(PYTEST) -m "not soak"
+
+tests-all:
+	$(PYTEST)
 
 install: $(VENV)/installed
 

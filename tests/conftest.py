@@ -1,12 +1,23 @@
-"""What all tests share: the folders of real clips, and rendered ones."""
+"""What all tests share: the folders of real clips, and how many threads a process may use."""
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import pytest
 
 SHARED = Path(__file__).parents[2] / "shared"
+
+# Before anything imports numpy, torch or OpenCV, and for all processes that tests start: on small
+# arrays several threads cost more than they give, and the cores belong to the other workers.
+for _name in (
+    "OMP_NUM_THREADS",
+    "OPENBLAS_NUM_THREADS",
+    "MKL_NUM_THREADS",
+    "OPENCV_FOR_THREADS_NUM",
+):
+    os.environ.setdefault(_name, "1")
 
 
 @pytest.fixture(scope="session")

@@ -9,6 +9,7 @@ import pytest
 from curation.demo_bucket import Shape, VideoFormat, pan_clip, scenery_clip, talking_face_clip
 from tests.support.command_line import SMALL_SAMPLES, twinreel_process
 from tests.support.moto_bucket import moto_bucket, upload_folder
+from tests.support.shared_folders import shared_folder
 
 SMALL = Shape(320, 180, 24, 5.2, video=VideoFormat(options={"preset": "ultrafast"}))
 TALL = Shape(180, 320, 24, 5.2, video=VideoFormat(options={"preset": "ultrafast"}))
@@ -32,8 +33,11 @@ sampling: {steps: 4}
 
 @pytest.fixture(scope="session")
 def curated(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """OUT with eleven kept samples in two shapes, of which some are held out."""
-    folder = tmp_path_factory.mktemp("training")
+    """OUT with eleven kept samples in two shapes, of which some are held out; not to be changed."""
+    return shared_folder(tmp_path_factory, "training", _curate) / "out"
+
+
+def _curate(folder: Path) -> None:
     raw = folder / "raw"
     raw.mkdir()
     for seed in range(7):
@@ -52,7 +56,6 @@ def curated(tmp_path_factory: pytest.TempPathFactory) -> Path:
             "--set", "gates.sync_offset=", "--set", "gates.sync_confidence=",
         )  # fmt: skip
     assert finished.code == 0, finished.err
-    return folder / "out"
 
 
 @pytest.fixture(scope="session")
