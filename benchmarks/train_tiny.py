@@ -29,16 +29,16 @@ from curation.cli.inspection import open_view
 from curation.cli.training import read_snapshot
 from manifests.store.storage import open_storage
 from manifests.store.view import quote_text
-from training.build import build_codecs, build_generator
 from training.checkpoint import latest_checkpoint, load_weights
 from training.codecs.log_mel import log_mel, mel_filters
+from training.data.geometry import Geometry
 from training.data.loader import SampleReader
 from training.data.media import read_pictures, read_sound, write_clip
 from training.data.samples import read_members
-from training.evaluate import held_out_loss
-from training.generate import Request, Sampler
-from training.geometry import Geometry
-from training.parallel import join_ranks, leave_ranks
+from training.distributed import join_ranks, leave_ranks
+from training.generate.sampler import Request, Sampler
+from training.metrics.held_out import held_out_loss
+from training.models.generator import build_codecs, build_generator
 from training.recipe import SamplingSettings
 from training.run import read_dataset, read_recipe
 

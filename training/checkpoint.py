@@ -29,8 +29,8 @@ from torch.distributed.checkpoint.state_dict import (
 
 from manifests.errors import StorageError, UsageError
 from manifests.fingerprint import fingerprint
-from training.build import Generator
 from training.data.order import Position
+from training.models.generator import Generator
 
 _PARTIAL = ".partial"
 _RECORD = "checkpoint.json"

@@ -13,9 +13,9 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from manifests.errors import StorageError, UsageError
+from training.data.geometry import Geometry
 from training.data.loader import RankBatch
 from training.data.order import GlobalBatch
-from training.geometry import Geometry
 
 LOG_FILE = "log.jsonl"
 

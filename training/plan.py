@@ -6,9 +6,9 @@ import dataclasses
 
 import torch
 
-from training.build import build_model, is_trainable
-from training.geometry import Geometry
-from training.models.ovi import OviModel
+from training.data.geometry import Geometry
+from training.models.generator import build_model, is_trainable
+from training.models.ovi.model import OviModel
 from training.recipe import Recipe
 
 _FP32, _BF16 = 4, 2

@@ -21,7 +21,7 @@ from manifests.settings import (
     read_settings,
     validate,
 )
-from training.tasks import TaskName
+from training.objective.tasks import TaskName
 
 
 class PixelPatchesSettings(Settings):

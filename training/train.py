@@ -14,23 +14,12 @@ import torch
 from torch import Tensor
 
 from manifests.errors import TwinreelError, UsageError
-from training.build import Generator, build_codecs, build_generator
 from training.checkpoint import Checkpoints, Record, code_fingerprint
+from training.data.geometry import Geometry
 from training.data.loader import Loader, RankBatch, SampleReader
 from training.data.order import GlobalBatch, endless, epoch_batches
 from training.data.snapshot import Snapshot
-from training.evaluate import held_out_loss
-from training.geometry import Geometry
-from training.journal import Journal, Meter
-from training.objective import (
-    draw,
-    errors,
-    generated_elements,
-    learning_rate,
-    rate_factor,
-    weighted_loss,
-)
-from training.parallel import (
+from training.distributed import (
     Ranks,
     clip_gradients,
     join_ranks,
@@ -38,9 +27,20 @@ from training.parallel import (
     leave_ranks,
     shard,
 )
+from training.journal import Journal, Meter
+from training.metrics.held_out import held_out_loss
+from training.models.generator import Generator, build_codecs, build_generator
+from training.objective.loss import (
+    draw,
+    errors,
+    generated_elements,
+    learning_rate,
+    rate_factor,
+    weighted_loss,
+)
+from training.objective.tasks import TASKS
 from training.recipe import Recipe
 from training.run import Start, open_run
-from training.tasks import TASKS
 
 
 @dataclasses.dataclass(frozen=True)

@@ -18,7 +18,7 @@ from manifests.errors import TwinreelError, UsageError
 
 if TYPE_CHECKING:
     from training.data.snapshot import Snapshot
-    from training.tasks import TaskName
+    from training.objective.tasks import TaskName
 
 Recipe = Annotated[
     str,
@@ -110,7 +110,7 @@ def generate(
 ) -> None:
     """Generate a clip with picture and sound from a run's newest checkpoint."""
     _need_torch()
-    from training.generate import Request, Sampler, check_suffix, write_generated  # noqa: PLC0415
+    from training.generate.sampler import Request, Sampler, check_suffix, write_generated  # noqa: PLC0415
     from training.run import read_recipe  # noqa: PLC0415
 
     changed: dict[str, float | int] = {}
@@ -177,7 +177,7 @@ def plan_train(
 
 
 def _task(name: str | None) -> TaskName | None:
-    from training.tasks import TASKS  # noqa: PLC0415
+    from training.objective.tasks import TASKS  # noqa: PLC0415
 
     if name is None:
         return None

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from tests.golden.files import Check, Checks, Golden, compare, not_implemented
-from training.models.ovi import OviModel, TowerConfiguration
+from training.models.ovi.model import OviModel, TowerConfiguration
 
 _CASE = re.compile(r"out\.(?P<case>\w+)\.(?P<modality>video|audio)")
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from tests.golden.files import Checks, Golden, compare, not_implemented
-from training.flow import sigma_grid
+from training.objective.flow import sigma_grid
 
 
 def check(golden: Golden) -> Checks:

@@ -9,9 +9,9 @@ import torch
 
 from tests.conftest import SHARED
 from tests.support.command_line import twinreel
-from training.build import build_generator
+from training.data.geometry import Geometry
 from training.data.order import Shape
-from training.geometry import Geometry
+from training.models.generator import build_generator
 from training.plan import activation_bytes
 from training.recipe import load_recipe, recipe_names
 

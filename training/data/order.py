@@ -9,8 +9,8 @@ import dataclasses
 from collections.abc import Callable, Iterator, Mapping, Sequence
 
 from training.data.samples import KeptSample
-from training.keys import key, uniform
-from training.tasks import TASKS, TaskName
+from training.objective.keys import key, uniform
+from training.objective.tasks import TASKS, TaskName
 
 
 @dataclasses.dataclass(frozen=True, order=True)

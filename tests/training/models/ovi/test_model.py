@@ -12,7 +12,7 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from tests.conftest import SHARED
-from training.models.ovi import OviModel, TowerConfiguration
+from training.models.ovi.model import OviModel, TowerConfiguration
 
 GOLDEN = SHARED / "golden" / "ovi_fusion.safetensors"
 LAYOUT = SHARED / "golden" / "ovi_11b_layout.json"

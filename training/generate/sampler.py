@@ -12,19 +12,19 @@ import torch
 from torch import Tensor
 
 from manifests.errors import MediaError, UsageError
-from training.build import Generator, build_codecs, build_generator
 from training.checkpoint import latest_checkpoint, load_weights, missing_checkpoint
 from training.codecs import AudioCodec, VideoCodec
+from training.data.geometry import Geometry
 from training.data.media import read_picture, read_sound_file, read_video_file, write_clip
 from training.data.order import Shape
-from training.flow import integrate, sigma_grid
-from training.geometry import Geometry
-from training.keys import generator as keyed
-from training.models.ovi import TIMESTEPS
-from training.objective import MODALITIES, given_latents, given_tokens
+from training.models.generator import Generator, build_codecs, build_generator
+from training.models.ovi.model import TIMESTEPS
+from training.objective.flow import integrate, sigma_grid
+from training.objective.keys import generator as keyed
+from training.objective.loss import MODALITIES, given_latents, given_tokens
+from training.objective.tasks import TASKS, Task, TaskName
 from training.recipe import Recipe, SamplingSettings
 from training.run import read_dataset, read_recipe
-from training.tasks import TASKS, Task, TaskName
 
 
 @dataclasses.dataclass(frozen=True)

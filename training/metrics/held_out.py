@@ -9,17 +9,17 @@ from typing import Literal
 
 import torch
 
-from training.build import Generator
+from training.data.geometry import Geometry
 from training.data.loader import Encoded, SampleReader, collate
 from training.data.order import GlobalBatch, Shape, can_do
 from training.data.samples import KeptSample
-from training.flow import shift_sigma
-from training.geometry import Geometry
-from training.keys import key
-from training.objective import Draw, errors, generated_elements, noise_like
-from training.parallel import Ranks
+from training.distributed import Ranks
+from training.models.generator import Generator
+from training.objective.flow import shift_sigma
+from training.objective.keys import key
+from training.objective.loss import Draw, errors, generated_elements, noise_like
+from training.objective.tasks import TASKS, TaskName
 from training.recipe import Recipe
-from training.tasks import TASKS, TaskName
 
 Mismatch = Literal["none", "captions", "video", "audio"]
 """What is taken from another clip: nothing, its words, its pictures or its sound."""

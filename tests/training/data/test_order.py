@@ -9,7 +9,7 @@ import pytest
 
 from training.data.order import GlobalBatch, Position, Shape, endless, epoch_batches
 from training.data.samples import KeptSample
-from training.tasks import TaskName
+from training.objective.tasks import TaskName
 
 WIDE, TALL, SILENT = Shape(9, 8, 16, 100), Shape(9, 16, 8, 100), Shape(9, 8, 16, 0)
 TASKS: dict[TaskName, float] = {"t2av": 0.5, "t2v": 0.5}

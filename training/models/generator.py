@@ -11,16 +11,16 @@ from torch import Tensor, nn
 
 from manifests.errors import UsageError
 from training.codecs import AudioCodec, LogMel, PixelPatches, VideoCodec
-from training.geometry import Geometry
-from training.keys import key
-from training.models.ovi import OviModel, TowerConfiguration
+from training.data.geometry import Geometry
+from training.models.ovi.model import OviModel, TowerConfiguration
+from training.objective.keys import key
 from training.recipe import (
     ByteTextSettings,
     LogMelSettings,
     PixelPatchesSettings,
     Recipe,
 )
-from training.text import ByteEncoder, TextEncoder
+from training.text.encoder import ByteEncoder, TextEncoder
 
 
 class Generator(nn.Module):

@@ -11,8 +11,15 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from tests.conftest import SHARED
-from training.flow import draw_sigma, integrate, interpolate, shift_sigma, sigma_grid, velocity
-from training.keys import generator, key, uniform
+from training.objective.flow import (
+    draw_sigma,
+    integrate,
+    interpolate,
+    shift_sigma,
+    sigma_grid,
+    velocity,
+)
+from training.objective.keys import generator, key, uniform
 
 
 def test_the_path_leads_from_data_to_noise() -> None:

@@ -18,7 +18,7 @@ from training.data.media import (
     read_sound_file,
     read_video_file,
 )
-from training.generate import Request, Sampler
+from training.generate.sampler import Request, Sampler
 from training.recipe import load_recipe
 
 

@@ -14,15 +14,15 @@ from torch import Tensor
 from curation.cli.training import read_snapshot
 from manifests.errors import MediaError, StorageError
 from tests.training.conftest import TINY
-from training.build import build_codecs, build_generator
 from training.codecs import PixelPatches
+from training.data.geometry import Geometry
 from training.data.loader import Loader, SampleReader
 from training.data.order import GlobalBatch, Position, Shape
 from training.data.snapshot import Snapshot
-from training.evaluate import held_out_loss
-from training.geometry import Geometry
-from training.objective import rate_factor
-from training.parallel import join_ranks, leave_ranks
+from training.distributed import join_ranks, leave_ranks
+from training.metrics.held_out import held_out_loss
+from training.models.generator import build_codecs, build_generator
+from training.objective.loss import rate_factor
 from training.recipe import Recipe, load_recipe
 from training.train import build_optimizer
 

@@ -15,8 +15,8 @@ from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
 from torch.distributed.fsdp import FSDPModule, MixedPrecisionPolicy, fully_shard
 from torch.distributed.tensor import DTensor
 
-from training.build import Generator
-from training.models.ovi import Block
+from training.models.generator import Generator
+from training.models.ovi.model import Block
 from training.recipe import Recipe
 
 

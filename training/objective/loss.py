@@ -11,16 +11,16 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from training.build import Generator
+from training.data.geometry import Geometry
 from training.data.loader import MicroBatch
 from training.data.order import GlobalBatch
-from training.flow import draw_sigma, interpolate, shift_sigma, velocity
-from training.geometry import Geometry
-from training.keys import generator as keyed
-from training.keys import uniform
-from training.models.ovi import TIMESTEPS
+from training.models.generator import Generator
+from training.models.ovi.model import TIMESTEPS
+from training.objective.flow import draw_sigma, interpolate, shift_sigma, velocity
+from training.objective.keys import generator as keyed
+from training.objective.keys import uniform
+from training.objective.tasks import TASKS, Part, Task
 from training.recipe import Recipe
-from training.tasks import TASKS, Part, Task
 
 Modality = Literal["video", "audio"]
 MODALITIES: tuple[Modality, Modality] = ("video", "audio")

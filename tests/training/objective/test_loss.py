@@ -9,14 +9,14 @@ import torch
 from torch import Tensor
 
 from tests.training.conftest import TINY
-from training.build import Generator, build_generator
+from training.data.geometry import Geometry
 from training.data.loader import MicroBatch
 from training.data.order import GlobalBatch, Shape
 from training.data.samples import KeptSample
-from training.geometry import Geometry
-from training.objective import draw, errors, generated_elements, learning_rate, weighted_loss
+from training.models.generator import Generator, build_generator
+from training.objective.loss import draw, errors, generated_elements, learning_rate, weighted_loss
+from training.objective.tasks import TASKS, TaskName
 from training.recipe import Recipe, load_recipe
-from training.tasks import TASKS, TaskName
 
 SHAPE = Shape(33, 16, 32, 22_000)
 
