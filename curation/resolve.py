@@ -14,10 +14,10 @@ from manifests.errors import UsageError
 from manifests.fingerprint import fingerprint
 from manifests.policy.gates import policy_fingerprint
 from manifests.policy.mix import MIX_VERSION
-from manifests.store.view import Selection
+from manifests.store.selection import Selection
 from stages.base.contract import Backend, ClipStage, SignalStage, Stage, StageCall
 from stages.packing.sample import PackProfile
-from stages.registry import STAGES
+from stages.registry import SIDE_TABLES, STAGES
 from stages.run.unit import failed_unit_fingerprint
 from stages.weights.catalogue import CATALOGUE, WeightSet
 from stages.weights.find import WEIGHTS_VARIABLE, find_set, size_text
@@ -110,6 +110,7 @@ def resolve(configuration: JobConfiguration, remembered: Remembered | None = Non
             ),
             mix=_mix(configuration, fingerprints),
             profile=profile.profile_id,
+            side_tables=SIDE_TABLES,
         ),
         profile=profile,
     )

@@ -8,6 +8,7 @@ from typing import Any
 import pyarrow as pa
 
 from manifests.store.records import ClipRow, StageMark, arrow_schema, struct_type
+from manifests.store.selection import CLIP_KEY, UNIT_KEY, SideTable
 from stages.audio.audio_class import AudioClassStage
 from stages.audio.audio_quality import AudioQualityStage
 from stages.audio.loudness import LoudnessStage
@@ -37,6 +38,14 @@ CLIP_STAGES: dict[str, type[ClipStage[Any]]] = {
 }
 """In the order in which clips are looked at: what costs least for what it rejects comes first."""
 STAGES: dict[str, type[Stage[Any]]] = {**SIGNAL_STAGES, **CLIP_STAGES}
+SIDE_TABLES: dict[str, SideTable] = {
+    "shots": SideTable("shots", UNIT_KEY),
+    "face_tracks": SideTable("faces", UNIT_KEY),
+    "speech_segments": SideTable("speech", UNIT_KEY),
+    "words": SideTable("transcript", CLIP_KEY),
+}
+"""Tables that stages write many rows a unit or a clip to."""
+UNIT_SIDE_TABLES = tuple(name for name, side in SIDE_TABLES.items() if side.key == UNIT_KEY)
 
 
 def build_signal_stage(

@@ -7,8 +7,9 @@ from collections.abc import Sequence
 from curation.job import Job
 from manifests.policy.decide import changed, decide
 from manifests.policy.gates import Gate, validate
+from manifests.store.selection import Selection
 from manifests.store.store import Store
-from manifests.store.view import Selection, connect
+from manifests.store.view import connect
 
 
 def check_gates(store: Store, selection: Selection, gates: Sequence[Gate]) -> None:

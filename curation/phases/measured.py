@@ -10,8 +10,8 @@ from typing import Any, Literal
 import duckdb
 import pyarrow as pa
 
-from manifests.store.view import SIDE_TABLES
 from stages.media.blocks import SourceFormat
+from stages.registry import UNIT_SIDE_TABLES
 
 FORMAT_FIELDS = tuple(field.name for field in dataclasses.fields(SourceFormat))
 """The columns of `sources` that hold what the probe found."""
@@ -97,10 +97,10 @@ def measured_units(
     connection.register("wanted_units", pa.Table.from_pylist(keys))
     units: dict[tuple[str, int], MeasuredUnit] = {}
     for row in rows_of(connection, _wanted("units")):
-        units[unit_key(row)] = MeasuredUnit(row, {}, {table: [] for table in SIDE_TABLES})
+        units[unit_key(row)] = MeasuredUnit(row, {}, {table: [] for table in UNIT_SIDE_TABLES})
     for row in rows_of(connection, _wanted("signals")):
         units[unit_key(row)].signals[row["stage"]] = row
-    for table in SIDE_TABLES:
+    for table in UNIT_SIDE_TABLES:
         for row in rows_of(connection, _wanted(table)):
             units[unit_key(row)].side_rows[table].append(row)
     connection.unregister("wanted_units")

@@ -10,7 +10,6 @@ log is the current one is worked out beforehand, as row numbers in the schema `k
 
 from __future__ import annotations
 
-import dataclasses
 import os
 import re
 import tempfile
@@ -20,12 +19,8 @@ from pathlib import Path
 import duckdb
 import pyarrow as pa
 
+from manifests.store.selection import Selection, SideTable
 from manifests.store.store import VOLATILE_COLUMNS, Store, TableFile
-
-SIDE_TABLES = {"shots": "shots", "face_tracks": "faces", "speech_segments": "speech"}
-"""Tables that a stage writes many rows a unit to, and whose fingerprint they hold."""
-CLIP_SIDE_TABLES = {"words": "transcript"}
-"""The same of tables with many rows a clip."""
 
 SOURCE_PREFIX = "source_"
 _PREFIXED_SOURCE_COLUMNS = frozenset({"bytes", "etag", "sha256", "status", "error", "fingerprint"})
@@ -35,43 +30,14 @@ _ROWS_PER_COMMIT = 1 << 36
 _PRIVATE = "keyed"
 
 
-@dataclasses.dataclass(frozen=True)
-class Selection:
-    """What a job resolves to; None leaves the rows of that kind unrestricted.
-
-    Args:
-        segmentation: fingerprint of how clips are cut.
-        policy: hash of the gates.
-        stages: fingerprint by stage; a stage that is not here has no column in `clips` and
-            `dataset`.
-        probe: fingerprint of `sources`.
-        units: fingerprint of `units`.
-        failed_units: fingerprint of those of them that failed, if it is another.
-        caption: style and fingerprint of the captions.
-        mix: fingerprint of the mix; without one no clip has a place in a mix.
-        profile: what samples are packed to.
-    """
-
-    segmentation: str | None = None
-    policy: str | None = None
-    stages: Mapping[str, str] = dataclasses.field(default_factory=dict)
-    probe: str | None = None
-    units: str | None = None
-    failed_units: str | None = None
-    caption: tuple[str, str] | None = None
-    mix: str | None = None
-    profile: str | None = None
-
-
 def connect(store: Store, selection: Selection) -> duckdb.DuckDBPyConnection:
     """A fresh in-memory database with the views, as of now.
 
-    Views: `<table>_log`; `sources`, `units`, `shots`, `face_tracks`, `speech_segments`, `signals`,
-    `clips`, `words`, `mix`, `decisions`, `captions`, `samples`; and `dataset`, whose columns are
-    those of a clip, those of its source (`bytes`, `etag`, `sha256`, `status`, `error` and
-    `fingerprint` with the prefix `source_`), one struct per stage of the selection, `state`,
-    `rejected_by`, `pending_on`, and the structs `mix`, `caption` and `sample` (null where there is
-    none).
+    Views: `<table>_log`; `sources`, `units`, `signals`, `clips`, `mix`, `decisions`, `captions`,
+    `samples` and the selection's side tables; and `dataset`, whose columns are those of a clip,
+    those of its source (`bytes`, `etag`, `sha256`, `status`, `error` and `fingerprint` with the
+    prefix `source_`), one struct per stage of the selection, `state`, `rejected_by`, `pending_on`,
+    and the structs `mix`, `caption` and `sample` (null where there is none).
 
     Raises:
         StorageError: the tables cannot be read.
@@ -273,13 +239,12 @@ class _Views:
 
     def _create_side_views(self) -> None:
         """Rows that come in groups: a unit's or a clip's group as it was measured last, whole."""
-        for table, stage in SIDE_TABLES.items():
-            self._create_side_view(table, stage, "source_id, unit_index")
-        for table, stage in CLIP_SIDE_TABLES.items():
-            self._create_side_view(table, stage, "clip_id")
+        for table, side in self._selection.side_tables.items():
+            self._create_side_view(table, side)
 
-    def _create_side_view(self, table: str, stage: str, key: str) -> None:
-        fingerprint = self._selection.stages.get(stage)
+    def _create_side_view(self, table: str, side: SideTable) -> None:
+        key = ", ".join(map(quote_name, side.key))
+        fingerprint = self._selection.stages.get(side.stage)
         condition = (
             f"fingerprint = {quote_text(fingerprint)}" if fingerprint is not None else "false"
         )

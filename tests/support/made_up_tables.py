@@ -10,8 +10,9 @@ import duckdb
 import pyarrow as pa
 
 from manifests.store.records import ClipRow, StageMark, arrow_schema, struct_type
+from manifests.store.selection import CLIP_KEY, UNIT_KEY, Selection, SideTable
 from manifests.store.store import Store
-from manifests.store.view import Selection, connect
+from manifests.store.view import connect
 
 
 @dataclasses.dataclass(frozen=True)
@@ -51,6 +52,12 @@ SELECTION = Selection(
     units="unit",
     caption=("ovi", "caption-1"),
     profile="profile",
+    side_tables={
+        "shots": SideTable("shots", UNIT_KEY),
+        "face_tracks": SideTable("faces", UNIT_KEY),
+        "speech_segments": SideTable("speech", UNIT_KEY),
+        "words": SideTable("transcript", CLIP_KEY),
+    },
 )
 
 

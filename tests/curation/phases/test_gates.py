@@ -21,8 +21,9 @@ from curation.demo_bucket import AudioTrack, scenery_clip
 from manifests.errors import UsageError
 from manifests.policy.decide import decide
 from manifests.policy.gates import Gate, rules_of, thresholds
+from manifests.store.selection import Selection
 from manifests.store.store import Store
-from manifests.store.view import Selection, connect
+from manifests.store.view import connect
 from stages.registry import clips_schema
 from tests.support.command_line import (
     SMALL,
