@@ -94,9 +94,7 @@ def unit_tasks(bucket: str, configuration: JobConfiguration) -> list[UnitTask]:
 def with_pool(tasks: list[UnitTask], configuration: JobConfiguration) -> Iterator[int]:
     """The engine's pool; yields the worker of every unit."""
     with Engine(configuration.engine, configuration.decode, None) as engine:
-        for outcome in engine.run(
-            Task("benchmarks.engine:measure_and_tell", task, task.uri) for task in tasks
-        ):
+        for outcome in engine.run(Task(measure_and_tell, task, task.uri) for task in tasks):
             yield -1 if outcome.error is not None else outcome.result["worker"]
 
 

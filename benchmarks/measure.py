@@ -224,7 +224,7 @@ def median_cost(costs: list[Cost]) -> Cost:
 def _warm(engine: Engine, uri: str) -> None:
     """Have every worker's child import and load what the phase uses."""
     for _ in range(2):
-        tasks = [Task("benchmarks.measure:warm_up", uri, uri) for _ in range(8)]
+        tasks = [Task(warm_up, uri, uri) for _ in range(8)]
         for outcome in engine.run(tasks):
             if outcome.error is not None:
                 raise outcome.error

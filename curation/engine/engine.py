@@ -79,7 +79,7 @@ class Engine:
             ray.shutdown()
             self._owns_ray = False
 
-    def run(self, tasks: Iterable[Task]) -> Iterator[Outcome]:
+    def run(self, tasks: Iterable[Task[Any]]) -> Iterator[Outcome]:
         """Run tasks and yield each one's outcome as it comes; order is not kept.
 
         Raises:
@@ -127,7 +127,7 @@ class Engine:
                     self._pool.done(index)
                 yield Outcome(attempt.task, result, error)
 
-    def run_model(self, tasks: Iterable[Task], model: StageCall) -> Iterator[Outcome]:
+    def run_model(self, tasks: Iterable[Task[Any]], model: StageCall) -> Iterator[Outcome]:
         """Run clips through preparation and then, in batches, through a model.
 
         Decoding and the model run side by side; what lies between the two is bounded, and moves
@@ -136,7 +136,7 @@ class Engine:
         be had, the run ends early, tasks without an outcome are left, and `notes` says why.
 
         Args:
-            tasks: calls of `stages.run.clip:measure_clip`; some may turn out to need no model.
+            tasks: calls of `stages.run.clip.measure_clip`; some may turn out to need no model.
             model: which model.
 
         Raises:

@@ -44,14 +44,14 @@ class Pipeline:
     """Tasks through preparing workers and then models.
 
     Args:
-        tasks: calls of `stages.run.clip:measure_clip`.
+        tasks: calls of `stages.run.clip.measure_clip`.
         workers: of `curation.engine.worker.Worker`.
         models: of `curation.engine.worker.ModelWorker`.
         settings: bounds of batches.
     """
 
     def __init__(
-        self, tasks: Iterator[Task], workers: Pool, models: Pool, settings: EngineSettings
+        self, tasks: Iterator[Task[Any]], workers: Pool, models: Pool, settings: EngineSettings
     ) -> None:
         self._tasks = tasks
         self._workers, self._models = workers, models

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
-from typing import Any
+import sys
+from collections.abc import Callable
+from typing import Any, Generic, TypeVar
 
 from curation.engine.pool import last_line
 from manifests.errors import MediaError, TwinreelError, system_refuses
@@ -12,27 +14,43 @@ RESUBMITS = 3
 """How often a task is given to another worker after its own died."""
 
 
-@dataclasses.dataclass(frozen=True)
-class Task:
-    """A call of `function` (as `package.module:name`) with `argument`, about the file `subject`."""
+Argument = TypeVar("Argument")
 
-    function: str
-    argument: Any
+
+@dataclasses.dataclass(frozen=True)
+class Task(Generic[Argument]):
+    """A call of `function`, which a module has at its top, about the file `subject`."""
+
+    function: Callable[[Argument], object]
+    argument: Argument
     subject: str
+
+    @property
+    def function_name(self) -> str:
+        """The function as `package.module:name`.
+
+        It travels by name, so that only the child process that calls it imports its module.
+        """
+        module = self.function.__module__
+        if module == "__main__":
+            # `python -m package.module` runs a module under this name; others import it by its own.
+            specification = sys.modules[module].__spec__
+            module = module if specification is None else specification.name
+        return f"{module}:{self.function.__qualname__}"
 
 
 @dataclasses.dataclass(frozen=True)
 class Attempt:
     """A task that is to be tried: how often it was before, and which actor not to give it to."""
 
-    task: Task
+    task: Task[Any]
     tries: int = 0
     avoid: int | None = None
 
     @property
     def call(self) -> tuple[str, Any, str]:
         """What a worker's methods take."""
-        return self.task.function, self.task.argument, self.task.subject
+        return self.task.function_name, self.task.argument, self.task.subject
 
     def again(self, *, avoid: int | None) -> Attempt:
         """The next attempt."""
@@ -43,7 +61,7 @@ class Attempt:
 class Outcome:
     """What became of a task: its result, or the error that its file gets a row for."""
 
-    task: Task
+    task: Task[Any]
     result: Any
     error: TwinreelError | None
 
@@ -68,7 +86,7 @@ def comes_back(attempt: Attempt, error: Exception) -> bool:
     return attempt.tries < RESUBMITS and (actor_lost(error) or result_lost(error))
 
 
-def failure_of(task: Task, error: Exception) -> MediaError:
+def failure_of(task: Task[Any], error: Exception) -> MediaError:
     """The error that a task's file gets a row for, of an error of Ray's."""
     cause = getattr(error, "cause", None)
     if actor_lost(error) or result_lost(error) or cause is None:

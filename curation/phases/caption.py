@@ -29,7 +29,7 @@ from curation.phases.measured import StoredRows, source_format
 from manifests.policy.decide import decide
 from manifests.policy.gates import gates_without
 from manifests.store.records import CaptionRow, ErrorRecord, VerifiedRecord, to_mapping
-from stages.media.caption_media import ClipMediaTask
+from stages.media.caption_media import ClipMediaTask, clip_media
 from stages.media.conform import Margins
 
 _COMMIT_ANSWERS = 32
@@ -141,10 +141,10 @@ def _requests(
     What is to be said of clips that cannot be decoded goes to `failed`.
     """
 
-    def tasks() -> Iterator[Task]:
+    def tasks() -> Iterator[Task[Any]]:
         for row in rows:
             under_way[row["clip_id"]] = row
-            yield Task("stages.media.caption_media:clip_media", _media_task(job, row), row["uri"])
+            yield Task(clip_media, _media_task(job, row), row["uri"])
 
     for outcome in job.engine.run(tasks()):
         clip_id = outcome.task.argument.clip_id

@@ -29,7 +29,7 @@ from manifests.policy.gates import gates_without
 from manifests.store.records import to_mapping
 from manifests.store.view import quote_name, quote_text
 from stages.base.contract import ClipStage, ClipTask, ModelStage, StageCall
-from stages.run.clip import ClipMeasurement, ClipResult
+from stages.run.clip import ClipMeasurement, ClipResult, measure_clip
 from stages.run.segment import first_look, struct_of
 
 _CLIP_COLUMNS = (
@@ -105,7 +105,7 @@ def _run(
 
 
 def _outcomes(
-    job: Job, stage: ClipStage[Any], call: StageCall, tasks: Iterator[Task]
+    job: Job, stage: ClipStage[Any], call: StageCall, tasks: Iterator[Task[Any]]
 ) -> Iterator[Outcome]:
     if isinstance(stage, ModelStage) and stage.needs_model:
         return job.engine.run_model(tasks, call)
@@ -225,7 +225,7 @@ def _tasks(
     call: StageCall,
     chosen: StoredRows,
     under_way: dict[str, dict[str, Any]],
-) -> Iterator[Task]:
+) -> Iterator[Task[Any]]:
     """The tasks in the clips' order; what is known of their units is read a few units at a time.
 
     Args:
@@ -247,7 +247,7 @@ def _tasks(
             for row in clips_of[unit_key(unit.unit)]:
                 clip = _clip_task(job, stage, call.name, row, unit)
                 under_way[clip.clip_id] = _clip_columns(row) | {call.name: row[call.name]}
-                yield Task("stages.run.clip:measure_clip", ClipMeasurement(call, clip), row["uri"])
+                yield Task(measure_clip, ClipMeasurement(call, clip), row["uri"])
 
 
 def _clip_task(

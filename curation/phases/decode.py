@@ -29,8 +29,9 @@ from curation.phases.measured import (
 from curation.resolve import stage_calls
 from manifests.store.records import ErrorRecord, SourceRow, Span
 from stages.media.blocks import SourceFormat
+from stages.media.probe import probe
 from stages.run.segment import Shot, cut_unit, summarise_clip
-from stages.run.unit import UnitResult, UnitTask, failed_unit, signals_from_row
+from stages.run.unit import UnitResult, UnitTask, failed_unit, measure_unit, signals_from_row
 
 _CUT_BATCH_UNITS = 256
 
@@ -62,7 +63,7 @@ def probe_sources(job: Job, files: list[InputFile]) -> None:
                 batch.add({"sources": [_source_row(job, file, None, told)]})
             continue
         if row is None or (row["error"] is not None and row["error"]["retryable"]):
-            tasks.append(Task("stages.media.probe:probe", file.uri, file.uri))
+            tasks.append(Task(probe, file.uri, file.uri))
             continue
         if described != (carried, licence, split):
             # Words and rights beside a file may change without the file: no need to open it.
@@ -203,9 +204,7 @@ def decode_units(job: Job) -> None:
     tasks.sort(key=lambda task: (task.start_s - task.end_s, task.uri, task.unit_index))
     progress = Progress("decode", len(tasks), "units")
     batch = Batch(job)
-    for outcome in job.engine.run(
-        Task("stages.run.unit:measure_unit", task, task.uri) for task in tasks
-    ):
+    for outcome in job.engine.run(Task(measure_unit, task, task.uri) for task in tasks):
         progress.advance(failed=outcome.error is not None)
         job.decoded_units += 1
         if outcome.error is not None:

@@ -169,17 +169,17 @@ def _expected_bytes(profile: PackProfile, *, sound_alone: bool) -> int:
     return video + audio
 
 
-class _Queue(Iterator[Task]):
+class _Queue(Iterator[Task[Any]]):
     """Tasks of which more may come while earlier ones run; those that come later go first."""
 
-    def __init__(self, tasks: Iterator[Task]) -> None:
+    def __init__(self, tasks: Iterator[Task[Any]]) -> None:
         self._tasks = tasks
         self._urgent: collections.deque[Task] = collections.deque()
 
-    def extend(self, tasks: list[Task]) -> None:
+    def extend(self, tasks: list[Task[Any]]) -> None:
         self._urgent.extend(tasks)
 
-    def __next__(self) -> Task:
+    def __next__(self) -> Task[Any]:
         return self._urgent.popleft() if self._urgent else next(self._tasks)
 
 

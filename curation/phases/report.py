@@ -9,7 +9,7 @@ from curation.engine.tasks import Task
 from curation.job import Job
 from curation.phases.measured import source_format
 from manifests.explore.report import Player, write_report
-from stages.media.preview import PreviewTask
+from stages.media.preview import PreviewTask, render_preview
 
 _SHOWN_PER_STATE = 6
 _PREVIEW_FOLDER = "report"
@@ -67,7 +67,7 @@ def _render_missing(job: Job, rows: list[dict[str, Any]]) -> None:
     missing = {_path(row): row for row in rows if not job.storage.exists(_path(row))}
     tasks = {
         path: Task(
-            "stages.media.preview:render_preview",
+            render_preview,
             PreviewTask(row["uri"], source_format(row), row["start_s"], row["end_s"]),
             row["uri"],
         )

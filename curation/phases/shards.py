@@ -13,7 +13,7 @@ from manifests.errors import StorageError, TwinreelError
 from manifests.store.records import ErrorRecord, SampleMember, SampleRow
 from stages.packing.sample import PackProfile, SampleFragment, SampleTask, made_of, sample_id_of
 from stages.packing.shard import shard_name
-from stages.packing.write import FragmentTask, ShardTask
+from stages.packing.write import FragmentTask, ShardTask, write_fragment, write_shard
 
 TARGET_ROLE = "target"
 FRAGMENTS = "fragments"
@@ -107,13 +107,13 @@ class PlannedShard:
         """Whether it is known of every member what became of it."""
         return self.lacking == 0
 
-    def fragment_tasks(self) -> Iterator[Task]:
+    def fragment_tasks(self) -> Iterator[Task[Any]]:
         """The tasks that make what is lacking."""
         for sample_id, sample in self.samples.items():
             if sample_id not in self._fragments and sample_id not in self._failed:
                 path = fragment_path(self._profile, sample_id)
                 task = FragmentTask(self._job.out, path, sample.task, self._profile)
-                yield Task("stages.packing.write:write_fragment", task, sample.task.uri)
+                yield Task(write_fragment, task, sample.task.uri)
 
     def add(
         self, task: FragmentTask, fragment: SampleFragment | None, error: TwinreelError | None
@@ -125,7 +125,7 @@ class PlannedShard:
         elif error is not None:
             self._fail(sample, error)
 
-    def settle(self) -> list[Task]:
+    def settle(self) -> list[Task[Any]]:
         """What is to be done once it is complete: the task that assembles it, if it is to be."""
         if self._held_back:
             self._hold()
@@ -137,7 +137,7 @@ class PlannedShard:
         self.path = f"{shard_folder(self._profile)}/{shard_name(members)}"
         paths = [fragment_path(self._profile, sample_id) for sample_id in members]
         task = ShardTask(self._job.out, self.path, paths)
-        return [Task("stages.packing.write:write_shard", task, self.path)]
+        return [Task(write_shard, task, self.path)]
 
     def assembled(self, offsets: list[int], error: TwinreelError | None) -> None:
         """Write the rows of a shard that is there, and remove its fragments.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -31,8 +32,8 @@ def test_what_failed_for_good_is_tried_again_by_a_version_that_may_decode_it(
     render_small(raw / "good.mp4", 1)
     render_small(raw / "odd.mp4", 2)
 
-    def refuse(task: Task) -> None:
-        if task.function == "stages.run.unit:measure_unit" and task.subject.endswith("odd.mp4"):
+    def refuse(task: Task[Any]) -> None:
+        if task.function is unit.measure_unit and task.subject.endswith("odd.mp4"):
             raise MediaError("corrupt_bitstream", "It is called damaged.", subject=task.subject)
 
     def curate() -> list[tuple[str, str]]:

@@ -2,30 +2,29 @@
 
 from __future__ import annotations
 
-import importlib
 from collections.abc import Callable, Iterable, Iterator
 from types import TracebackType
+from typing import Any
 
 import pytest
 
 from curation.engine.tasks import Outcome, Task
 from manifests.errors import TwinreelError
 
-Fault = Callable[[Task], None]
+Fault = Callable[[Task[Any]], None]
 """Raises what a task is to fail with."""
 
 
-def no_fault(task: Task) -> None:
+def no_fault(task: Task[Any]) -> None:
     """Lets every task do its work."""
 
 
-def run_tasks(tasks: Iterable[Task], begun: Fault = no_fault) -> Iterator[Outcome]:
+def run_tasks(tasks: Iterable[Task[Any]], begun: Fault = no_fault) -> Iterator[Outcome]:
     """Runs tasks where they are, one after another; `begun` is told of each and may fail it."""
     for task in tasks:
-        module, _, function = task.function.partition(":")
         try:
             begun(task)
-            result = getattr(importlib.import_module(module), function)(task.argument)
+            result = task.function(task.argument)
         except TwinreelError as error:
             yield Outcome(task, None, error)
         else:
@@ -60,12 +59,11 @@ class InProcessEngine:
     ) -> None:
         pass
 
-    def run(self, tasks: Iterable[Task]) -> Iterator[Outcome]:
+    def run(self, tasks: Iterable[Task[Any]]) -> Iterator[Outcome]:
         """The outcomes in the tasks' order."""
 
-        def begun(task: Task) -> None:
-            function = task.function.partition(":")[2]
-            self.subjects.append((function, task.subject.rpartition("/")[2]))
+        def begun(task: Task[Any]) -> None:
+            self.subjects.append((task.function.__name__, task.subject.rpartition("/")[2]))
             self.fault(task)
 
         return run_tasks(tasks, begun)

@@ -24,6 +24,7 @@ from curation.engine.engine import Engine
 from curation.engine.tasks import Task
 from manifests.errors import UsageError
 from stages.media.caption_media import ClipMedia
+from tests.support.misbehaviour import double
 from tests.support.scripted_server import Say, ScriptedServer, play
 
 FORM: CaptionForm = "ovi"
@@ -175,7 +176,7 @@ def test_clips_go_through_rays_processor_as_they_go_to_an_endpoint(tmp_path: Pat
 def test_decoders_that_have_taken_every_cpu_keep_no_clip_waiting(tmp_path: Path) -> None:
     settings = EngineSettings(workers=4, cpus_per_worker=1)
     with Engine(settings, DecodeSettings(), "local") as engine:
-        tasks = [Task("tests.support.misbehaviour:double", one, "clip") for one in range(8)]
+        tasks = [Task(double, one, "clip") for one in range(8)]
         assert len(list(engine.run(tasks))) == 8
         while ray.available_resources().get("CPU", 0.0) > 0.0:  # type: ignore[no-untyped-call]
             time.sleep(0.1)

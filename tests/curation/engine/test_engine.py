@@ -22,9 +22,9 @@ from manifests.errors import TwinreelError
 from stages.base.contract import ClipTask, StageCall
 from stages.media.probe import probe
 from stages.registry import build_clip_stage
-from stages.run.clip import ClipMeasurement
+from stages.run.clip import ClipMeasurement, measure_clip
+from tests.support import misbehaviour
 
-MISBEHAVIOUR = "tests.support.misbehaviour"
 Make = Callable[..., Engine]
 
 
@@ -41,8 +41,8 @@ def make() -> Iterator[Make]:
         engine.close()
 
 
-def doubles(count: int) -> list[Task]:
-    return [Task(f"{MISBEHAVIOUR}:double", number, f"{number}.mp4") for number in range(count)]
+def doubles(count: int) -> list[Task[Any]]:
+    return [Task(misbehaviour.double, number, f"{number}.mp4") for number in range(count)]
 
 
 def results(outcomes: Iterator[Outcome]) -> list[object]:
@@ -67,7 +67,7 @@ def test_a_cluster_without_room_for_any_worker_is_named(make: Make) -> None:
 def test_a_worker_that_dies_costs_no_task(make: Make, tmp_path: Path) -> None:
     engine = make(workers=2)
     marker = str(tmp_path / "killed")
-    tasks = [*doubles(10), Task(f"{MISBEHAVIOUR}:take_the_worker_along", marker, "killer.mp4")]
+    tasks = [*doubles(10), Task(misbehaviour.take_the_worker_along, marker, "killer.mp4")]
     outcomes = {
         outcome.task.subject: outcome for outcome in engine.run([*tasks, *doubles(20)[10:]])
     }
@@ -89,12 +89,12 @@ def test_tasks_may_bring_others(make: Make) -> None:
     for outcome in make(workers=1).run(Queue()):
         found.append(outcome.result)
         if len(found) < 5:
-            waiting.append(Task(f"{MISBEHAVIOUR}:double", outcome.result or 1, "next.mp4"))
+            waiting.append(Task(misbehaviour.double, outcome.result or 1, "next.mp4"))
     assert found == [0, 2, 4, 8, 16]
 
 
 def test_what_a_worker_cannot_do_says_why(make: Make) -> None:
-    [outcome] = make(workers=1).run([Task(f"{MISBEHAVIOUR}:double", lambda: None, "odd.mp4")])
+    [outcome] = make(workers=1).run([Task(misbehaviour.double, lambda: None, "odd.mp4")])
     assert outcome.error is not None
     assert (outcome.error.code, outcome.error.subject) == ("worker_failed", "odd.mp4")
     assert "pickle" in str(outcome.error)
@@ -127,7 +127,7 @@ def two_nodes() -> Iterator[tuple[str, Callable[[], None]]]:
 
 
 def test_a_node_that_is_lost_costs_no_task() -> None:
-    tasks = [Task(f"{MISBEHAVIOUR}:slow_but_moving", 0.2, f"{one}.mp4") for one in range(60)]
+    tasks = [Task(misbehaviour.slow_but_moving, 0.2, f"{one}.mp4") for one in range(60)]
     found = []
     with (
         two_nodes() as (address, lose_node),
@@ -186,9 +186,7 @@ def test_what_a_lost_node_had_prepared_for_a_model_is_prepared_again(
     call = StageCall("audio_class", json.dumps(parameters), backend, "fingerprint")
     source = probe(path)
     clips = [ClipTask(f"clip-{one}", path, source, 0.0, 4.0, {}) for one in range(60)]
-    tasks = [
-        Task("stages.run.clip:measure_clip", ClipMeasurement(call, one), path) for one in clips
-    ]
+    tasks = [Task(measure_clip, ClipMeasurement(call, one), path) for one in clips]
     found = []
     with (
         two_nodes() as (address, lose_node),

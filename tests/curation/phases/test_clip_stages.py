@@ -20,6 +20,7 @@ from stages.base.contract import (
 )
 from stages.media.blocks import SourceFormat
 from stages.registry import SIGNAL_STAGES, STAGES
+from stages.run.clip import measure_clip
 from stages.video.motion.stage import MotionParameters, MotionRecord, MotionStage
 from tests.support.command_line import SMALL_SAMPLES, render_small, twinreel
 from tests.support.in_process import InProcessEngine, engine
@@ -154,7 +155,7 @@ def test_a_gate_on_the_status_waits_for_what_failed_for_now(
     raw: Path, tmp_path: Path, engine: InProcessEngine
 ) -> None:
     def fault(task: Any) -> None:
-        if task.function.endswith(":measure_clip"):
+        if task.function is measure_clip:
             raise MediaError("decoder_killed", "It was killed.", retryable=True)
 
     engine.fault = fault

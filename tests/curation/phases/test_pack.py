@@ -13,6 +13,7 @@ import yaml
 
 from curation.job import open_store
 from manifests.errors import MediaError, StorageError
+from stages.packing.write import write_shard
 from tests.support.command_line import SMALL_SAMPLES, Finished, render_small, twinreel
 from tests.support.in_process import Fault, InProcessEngine, engine
 
@@ -109,7 +110,7 @@ def fails(code: str, *names: str, retryable: bool, step: str = "write_fragment")
 
     def fault(task: Any) -> None:
         named = not names or Path(task.subject).stem in names
-        if task.function.endswith(step) and named:
+        if task.function.__name__.endswith(step) and named:
             raise MediaError(code, "It is not to be.", subject=task.subject, retryable=retryable)
 
     return fault
@@ -399,7 +400,7 @@ def test_out_that_may_not_be_written_ends_the_job(
     out = bucket.copy(tmp_path / "out")
 
     def denied(task: Any) -> None:
-        if task.function.endswith("write_shard"):
+        if task.function is write_shard:
             raise StorageError("storage_denied", "It may not be read.", subject=str(out))
 
     engine.fault = denied

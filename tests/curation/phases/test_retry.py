@@ -13,7 +13,10 @@ import soundfile
 from curation.engine.tasks import Task
 from manifests.errors import MediaError, StorageError, TwinreelError
 from stages.media.blocks import SourceFormat
+from stages.media.probe import probe
 from stages.registry import SIGNAL_STAGES, STAGES
+from stages.run.clip import measure_clip
+from stages.run.unit import measure_unit
 from tests.support.command_line import (
     SMALL_SAMPLES,
     Finished,
@@ -133,15 +136,15 @@ def raises(
 ) -> Fault:
     """Fails the marked tasks."""
 
-    def fault(task: Task) -> None:
+    def fault(task: Task[Any]) -> None:
         if marked(task):
             raise kind(code, "It is not to be.", subject=task.subject, retryable=retryable)
 
     return fault
 
 
-def measuring(task: Task) -> bool:
-    return task.function == "stages.run.unit:measure_unit"
+def measuring(task: Task[Any]) -> bool:
+    return task.function is measure_unit
 
 
 @pytest.fixture(scope="module")
@@ -182,9 +185,7 @@ EVERYTHING = "SELECT * FROM dataset ORDER BY clip_id"
 def test_storage_that_fails_under_the_probe_is_told_and_the_file_is_probed_again(
     clip: Path, undisturbed: list[dict[str, Any]], tmp_path: Path, engine: InProcessEngine
 ) -> None:
-    engine.fault = raises(
-        "storage_failed", lambda task: task.function.endswith("probe"), kind=StorageError
-    )
+    engine.fault = raises("storage_failed", lambda task: task.function is probe, kind=StorageError)
     notes = measure(clip, tmp_path)["notes"]
     assert any("1 file could not be read for now (storage_failed)" in note for note in notes)
     [row] = select(tmp_path, "SELECT status, error FROM sources")
@@ -200,7 +201,7 @@ def test_storage_that_fails_under_the_probe_is_told_and_the_file_is_probed_again
 def test_a_source_with_a_stretch_that_may_still_decode_is_not_given_up(
     clip: Path, tmp_path: Path, engine: InProcessEngine
 ) -> None:
-    def fault(task: Task) -> None:
+    def fault(task: Task[Any]) -> None:
         raises("corrupt_bitstream", lambda task: measuring(task) and not task.argument.unit_index,
                retryable=False)(task)  # fmt: skip
         raises("decoder_killed", lambda task: measuring(task) and task.argument.unit_index == 1)(
@@ -272,7 +273,7 @@ def test_clips_that_failed_for_now_are_told_and_those_that_lack_a_backend_apart(
     more = ["--set=clip.min_frames=49", "--set=gates.sync=sync.confidence > -1000"]
     more += [f"--set=stages.{name}.enabled=true" for name in ("sync", "faces", "speech")]
     monkeypatch.setattr(STAGES["sync"], "precondition", "true")
-    engine.fault = raises("storage_failed", lambda task: task.function.endswith("measure_clip"))
+    engine.fault = raises("storage_failed", lambda task: task.function is measure_clip)
     notes = measure(clip, tmp_path, *more)["notes"]
     [failed] = [note for note in notes if "'sync'" in note]
     assert "could not be measured by 'sync' for now (storage_failed): run the same" in failed
@@ -302,7 +303,7 @@ def test_what_hangs_is_tried_by_one_more_run(
     if function == "measure_clip":
         more += tuple(f"--set=stages.{name}.enabled=true" for name in ("sync", "faces", "speech"))
         monkeypatch.setattr(STAGES["sync"], "precondition", "true")
-    engine.fault = raises("decoder_hung", lambda task: task.function.endswith(f":{function}"))
+    engine.fault = raises("decoder_hung", lambda task: task.function.__name__ == function)
     for retryable in (True, False):
         measure(clip, tmp_path, *more)
         found = select(tmp_path, sql)

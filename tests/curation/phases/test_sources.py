@@ -20,6 +20,7 @@ from curation.engine.engine import Engine
 from curation.engine.tasks import Task
 from manifests.errors import StorageError
 from manifests.store.storage import ObjectInfo, Storage
+from stages.media.probe import probe
 from tests.support.in_process import run_tasks
 from tests.support.moto_bucket import moto_bucket
 
@@ -32,7 +33,7 @@ class Watched:
 
     def __init__(self, inputs: str, out: Path) -> None:
         self.inputs, self.out = inputs, out
-        self.tasks: list[Task] = []
+        self.tasks: list[Task[Any]] = []
 
     def run(self, *inputs: str) -> Summary:
         self.tasks.clear()
@@ -43,7 +44,7 @@ class Watched:
         return plan_curation([self.inputs], str(self.out), CONFIGURATION)
 
     def probed(self) -> list[str]:
-        return [task.subject for task in self.tasks if task.function.endswith(":probe")]
+        return [task.subject for task in self.tasks if task.function is probe]
 
     def query(self, sql: str) -> list[dict[str, Any]]:
         with open_view(str(self.out)) as connection:
