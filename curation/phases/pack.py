@@ -174,7 +174,7 @@ class _Queue(Iterator[Task[Any]]):
 
     def __init__(self, tasks: Iterator[Task[Any]]) -> None:
         self._tasks = tasks
-        self._urgent: collections.deque[Task] = collections.deque()
+        self._urgent: collections.deque[Task[Any]] = collections.deque()
 
     def extend(self, tasks: list[Task[Any]]) -> None:
         self._urgent.extend(tasks)
