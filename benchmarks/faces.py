@@ -21,7 +21,7 @@ import numpy as np
 
 from manifests.errors import MediaError
 from stages.base.contract import Observation, Observer
-from stages.media.blocks import Picture
+from stages.media.blocks import Frame
 from stages.media.decode import decode_unit
 from stages.media.probe import probe
 from stages.video.faces.stage import FacesParameters, FacesRecord, FacesStage
@@ -38,10 +38,10 @@ class Watch:
     observer: Observer
     cpu_s: float = 0.0
 
-    def picture(self, picture: Picture) -> None:
+    def frame(self, frame: Frame) -> None:
         """Show the next picture, and count the time."""
         started = time.process_time()
-        self.observer.picture(picture)
+        self.observer.frame(frame)
         self.cpu_s += time.process_time() - started
 
 
@@ -67,14 +67,14 @@ def compare(path: Path) -> Compared | None:
         stage = FacesStage(parameters)
         watches.append(Watch(stage, stage.observer(source)))
 
-    def show(picture: Picture) -> None:
+    def show(picture: Frame) -> None:
         # Made once for both, so that neither pays for the other.
         _ = picture.bgr
         for watch in watches:
-            watch.picture(picture)
+            watch.frame(picture)
 
     span = decode_unit(
-        str(path), source, -math.inf, math.inf, on_picture=show,
+        str(path), source, -math.inf, math.inf, on_frame=show,
         on_audio=lambda block: None,
     )  # fmt: skip
     assert span.start_s is not None and span.end_s is not None

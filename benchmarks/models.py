@@ -52,7 +52,7 @@ def task(path: Path) -> ClipTask:
         "clip", str(path), probe(str(path)), 0.0, _WINDOW_S,
         {"face_tracks": [track], "speech_segments": []},
         {"loudness": {"mean_volume_db": -20.0}, "speech": {"speech_ratio": 0.8}},
-        first_look=MotionRecord(None, None, None, None, 0.0, 0.0),
+        signals_record=MotionRecord(None, None, None, None, 0.0, 0.0),
     )  # fmt: skip
 
 

@@ -92,7 +92,7 @@ def trials(path: Path, expected: float | None, faces: list[FacesStage]) -> Itera
             source,
             -math.inf,
             math.inf,
-            on_picture=observer.picture,
+            on_frame=observer.frame,
             on_audio=lambda _: None,
         )
         assert span.start_s is not None and span.end_s is not None

@@ -84,13 +84,16 @@ def resolve(configuration: JobConfiguration, remembered: Remembered | None = Non
     segmentation = configuration.clip.fingerprint(unit, fingerprints.get(cuts, "disabled"))
     profile = _profile(configuration, fingerprints)
     signal_stages = {n: s for n, s in stages.items() if isinstance(s, SignalStage)}
-    looks = {name: stage.second_look() for name, stage in signal_stages.items()}
-    second_looks = {name: look for name, look in looks.items() if look is not None}
+    model_stages = {
+        name: model_stage
+        for name, stage in signal_stages.items()
+        if (model_stage := stage.model_stage()) is not None
+    }
     return Resolved(
         signal_stages=signal_stages,
-        summed_stages={n: s for n, s in signal_stages.items() if n not in second_looks},
+        summed_stages={n: s for n, s in signal_stages.items() if n not in model_stages},
         clip_stages={
-            **second_looks,
+            **model_stages,
             **{n: s for n, s in stages.items() if isinstance(s, ClipStage)},
         },
         unavailable=unavailable,

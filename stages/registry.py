@@ -70,10 +70,10 @@ def build_clip_stage(
         KeyError: there is none, nor a signal stage of that name with a second look.
     """
     if name in SIGNAL_STAGES:
-        second_look = build_signal_stage(name, parameters, backend).second_look()
-        if second_look is None:
+        model_stage = build_signal_stage(name, parameters, backend).model_stage()
+        if model_stage is None:
             raise KeyError(name)
-        return second_look
+        return model_stage
     stage = CLIP_STAGES[name]
     return stage(stage.Parameters.model_validate(parameters), backend)
 

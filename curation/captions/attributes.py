@@ -8,9 +8,9 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Mapping
-from typing import Any, Literal
+from typing import Any
 
-CaptionStyle = Literal["ovi", "ovi-960", "ovi-audio"]
+from curation.captions.answer import CaptionForm
 
 ATTRIBUTES_VERSION = 1
 """Raise whenever equal measurements may give other words."""
@@ -48,7 +48,7 @@ class Caption:
     speech: str | None
 
 
-def caption(row: Mapping[str, Any], *, style: CaptionStyle = "ovi") -> Caption:
+def caption(row: Mapping[str, Any], *, style: CaptionForm = "ovi") -> Caption:
     """Say of a clip what was measured, and nothing else.
 
     Args:

@@ -42,7 +42,8 @@ from curation.demo_bucket.sounds import (
     stereo,
     tone,
 )
-from curation.demo_bucket.truth import TRUTH_FILE, BucketTruth, ClipTruth, LampTruth, Margins
+from curation.demo_bucket.truth import TRUTH_FILE, BucketTruth, ClipTruth, LampTruth
+from stages.media.blocks import Margins
 
 __all__ = [
     "EVENT_SHAPE",

@@ -29,8 +29,9 @@ from curation.demo_bucket.clips import (
 from curation.demo_bucket.events import lamp_clip, lamp_design
 from curation.demo_bucket.render import AudioTrack, VideoFormat, mp4_boxes
 from curation.demo_bucket.sounds import silence, speech_like_sound, stereo, tone
-from curation.demo_bucket.truth import TRUTH_FILE, BucketTruth, ClipTruth, Margins
+from curation.demo_bucket.truth import TRUTH_FILE, BucketTruth, ClipTruth
 from manifests.errors import UsageError
+from stages.media.blocks import Margins
 
 Recipe = Callable[[Path], ClipTruth]
 

@@ -37,7 +37,8 @@ from curation.demo_bucket.sounds import (
     speech_like_sound,
     stereo,
 )
-from curation.demo_bucket.truth import ClipTruth, Margins
+from curation.demo_bucket.truth import ClipTruth
+from stages.media.blocks import Margins
 
 SYNC_FRAME_S = 1 / 25  # audio-visual offsets are counted in frames of 25 fps
 CINEMA_BARS = Margins(top=70, bottom=70)  # 2.4:1 within 960x540

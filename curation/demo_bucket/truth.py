@@ -8,17 +8,10 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from stages.media.blocks import Margins
+
 TRUTH_FILE = "truth.json"
-
-
-@dataclass(frozen=True)
-class Margins:
-    """Black bars in px on every side of the stored picture."""
-
-    top: int = 0
-    bottom: int = 0
-    left: int = 0
-    right: int = 0
+_NO_MARGINS = Margins()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -119,7 +112,7 @@ class ClipTruth:
     pan_px_s: float | None = None
     frozen_share: float = 0.0
     dropped_share: float = 0.0
-    margins_px: Margins = Margins()
+    margins_px: Margins = _NO_MARGINS
     face_kind: str = "none"
     sync: str | None = None
     offset_frames: int | None = None

@@ -29,8 +29,8 @@ from curation.phases.measured import StoredRows, source_format
 from manifests.policy.decide import decide
 from manifests.policy.gates import gates_without
 from manifests.store.records import CaptionRow, ErrorRecord, VerifiedRecord, to_mapping
+from stages.media.blocks import Margins
 from stages.media.caption_media import ClipMediaTask, clip_media
-from stages.media.conform import Margins
 
 _COMMIT_ANSWERS = 32
 _COMMIT_EVERY_S = 10.0
@@ -174,7 +174,7 @@ def _media_task(job: Job, row: Mapping[str, Any]) -> ClipMediaTask:
         start_s=row["start_s"],
         end_s=row["end_s"],
         margins_px=Margins(**margins) if margins else Margins(),
-        stills=settings.stills,
+        frames=settings.stills,
         long_side_px=settings.long_side_px,
         with_video=source.video_index is not None and settings.style != "ovi-audio",
     )

@@ -1,4 +1,4 @@
-"""The second look: clip stages on clips that the gates have not already rejected.
+"""Clip stages: clips are decoded again, those that the gates have not already rejected.
 
 Stages come one after another, so that what one finds spares the next its work: before each, the
 gates are asked again.
@@ -30,7 +30,7 @@ from manifests.store.records import to_mapping
 from manifests.store.view import quote_name, quote_text
 from stages.base.contract import ClipStage, ClipTask, ModelStage, StageCall
 from stages.run.clip import ClipMeasurement, ClipResult, measure_clip
-from stages.run.segment import first_look, struct_of
+from stages.run.segment import signals_record, struct_of
 
 _CLIP_COLUMNS = (
     "clip_id", "source_id", "unit_index", "segmentation", "start_s", "end_s",
@@ -125,12 +125,12 @@ def _candidates(
     """
     reads = [read for read in stage.reads if read in job.resolved.fingerprints]
     statuses = {read: f"d.{quote_name(read)}" for read in reads}
-    first_look = ""
+    signals = ""
     if name in job.resolved.signal_stages:
-        statuses[name] = "first_look"
-        first_look = (
-            "LEFT JOIN signals AS first_look ON first_look.source_id = d.source_id"
-            f" AND first_look.unit_index = d.unit_index AND first_look.stage = {quote_text(name)}"
+        statuses[name] = "own_signals"
+        signals = (
+            "LEFT JOIN signals AS own_signals ON own_signals.source_id = d.source_id"
+            f" AND own_signals.unit_index = d.unit_index AND own_signals.stage = {quote_text(name)}"
         )
     awaits = _any(
         f"{read}.status IS NULL OR coalesce({read}.error.retryable, false)"
@@ -152,7 +152,7 @@ def _candidates(
         WITH lacking AS (
             SELECT d.* {f"REPLACE ({known})" if known else ""}, {awaits} AS reads_awaited,
                 list_filter([{failed}]::VARCHAR[], lambda read: read IS NOT NULL) AS reads_failed
-            FROM dataset AS d JOIN verdicts AS v ON v.clip_id = d.clip_id {first_look}
+            FROM dataset AS d JOIN verdicts AS v ON v.clip_id = d.clip_id {signals}
             WHERE {_lacks(_once_wrong(job, name, stage), f"d.{quote_name(name)}")}
         ), asked AS (SELECT *, ({stage.precondition})::BOOLEAN AS holds FROM lacking),
         turns AS (
@@ -256,7 +256,9 @@ def _clip_task(
     seen = None
     if name in job.resolved.signal_stages:
         signal_stage = job.resolved.signal_stages[name]
-        seen = first_look(signal_stage, row["start_s"], row["end_s"], unit.signals, unit.side_rows)
+        seen = signals_record(
+            signal_stage, row["start_s"], row["end_s"], unit.signals, unit.side_rows
+        )
     return ClipTask(
         clip_id=row["clip_id"],
         uri=row["uri"],
@@ -265,7 +267,7 @@ def _clip_task(
         end_s=row["end_s"],
         side_rows=unit.side_rows,
         structs={read: row[read] for read in stage.reads if row.get(read) is not None},
-        first_look=seen,
+        signals_record=seen,
     )
 
 

@@ -60,11 +60,13 @@ def left_for_the_next_run(job: Job, connection: duckdb.DuckDBPyConnection) -> It
     of_good_files = "SEMI JOIN (FROM sources WHERE status = 'ok') USING (source_id)"
     yield from _failed(connection, "sources", "file", "could not be read")
     yield from _failed(
-        connection, f"units {of_good_files}", "stretch", "of files could not be decoded"
+        connection, f"units {of_good_files}", "decode segment", "could not be decoded"
     )
     for stage in sorted(job.resolved.signal_stages):
         signals = f"(SELECT * FROM signals {of_good_files} WHERE stage = {quote_text(stage)})"
-        yield from _failed(connection, signals, "stretch", f"could not be measured by '{stage}'")
+        yield from _failed(
+            connection, signals, "decode segment", f"could not be measured by '{stage}'"
+        )
     for stage in sorted(job.resolved.clip_stages):
         yield from _failed(
             connection, _of_clips(stage), "clip", f"could not be measured by '{stage}'"
@@ -125,7 +127,7 @@ def _listed(codes: Sequence[CodeCount]) -> str:
 
 
 def _plural(count: int, what: str) -> str:
-    ending = "" if count == 1 else "es" if what.endswith("ch") else "s"
+    ending = "" if count == 1 else "s"
     return f"{count} {what}{ending}"
 
 

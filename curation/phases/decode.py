@@ -378,7 +378,7 @@ def _cut(job: Job, measured: MeasuredUnit) -> list[dict[str, Any]]:
         shots,
         job.configuration.clip,
         job.resolved.segmentation,
-        sound=signals_from_row(loudness) if loudness and loudness["status"] == "ok" else None,
+        audio=signals_from_row(loudness) if loudness and loudness["status"] == "ok" else None,
     )
     return [
         summarise_clip(

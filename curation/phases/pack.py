@@ -24,7 +24,7 @@ from curation.phases.shards import (
 )
 from curation.phases.unpacked import to_be_packed
 from manifests.errors import TwinreelError
-from stages.media.conform import Margins
+from stages.media.blocks import Margins
 from stages.packing.sample import PackProfile, SampleFragment, SampleTask, sample_id_of
 from stages.packing.shard import plan_shards
 from stages.packing.write import FragmentTask, ShardTask

@@ -21,6 +21,7 @@ import pydantic
 
 from manifests.errors import UsageError
 from stages.audio.audio_labels import AudioKind, kind_of
+from stages.audio.clip_audio import ClipAudio, clip_audio
 from stages.base.contract import (
     Backend,
     ClipTask,
@@ -29,7 +30,6 @@ from stages.base.contract import (
     Ready,
     StageParameters,
 )
-from stages.media.sound import mono_sound
 from stages.models.torchvision_guard import import_torchvision, require_packages
 from stages.weights.find import require_weights, sha256_of, sha256_of_set
 
@@ -91,14 +91,7 @@ class AudioClassRecord:
     top_scores: list[float]
 
 
-@dataclasses.dataclass(frozen=True)
-class ClipSound:
-    """A clip's sound: float32 [samples] at the tagger's rate."""
-
-    samples: Samples
-
-
-class AudioClassStage(ModelStage[AudioClassParameters, ClipSound, Tagger]):
+class AudioClassStage(ModelStage[AudioClassParameters, ClipAudio, Tagger]):
     """Backend `ast` (`auto`), or `package.module:Name` of a class that follows `Tagger`."""
 
     name: ClassVar[str] = "audio_class"
@@ -135,7 +128,7 @@ class AudioClassStage(ModelStage[AudioClassParameters, ClipSound, Tagger]):
         """There is sound."""
         return "loudness.status = 'ok'"
 
-    def prepare(self, clip: ClipTask) -> ClipSound | NotApplicable | Ready:
+    def prepare(self, clip: ClipTask) -> ClipAudio | NotApplicable | Ready:
         """The clip's sound in one channel; silence needs no tagger.
 
         Raises:
@@ -150,7 +143,7 @@ class AudioClassStage(ModelStage[AudioClassParameters, ClipSound, Tagger]):
         rate_hz = _RATE_HZ
         if self.backend.name != "ast":
             rate_hz = int(_own_tagger(self.backend.name).rate_hz)
-        return ClipSound(mono_sound(clip.uri, clip.source, clip.start_s, clip.end_s, rate_hz))
+        return clip_audio(clip, rate_hz)
 
     def load(self, device: str) -> Tagger:
         """The tagger, ready.
@@ -165,7 +158,7 @@ class AudioClassStage(ModelStage[AudioClassParameters, ClipSound, Tagger]):
             raise _no_backend(self.backend.name, "it has no labels")
         return made
 
-    def infer(self, model: Tagger, batch: Sequence[ClipSound]) -> list[object]:
+    def infer(self, model: Tagger, batch: Sequence[ClipAudio]) -> list[object]:
         """Every clip's class."""
         scores = np.asarray(model.tag([clip.samples for clip in batch]))
         if scores.shape != (len(batch), len(model.labels)):
@@ -223,8 +216,8 @@ class AstTagger:
         """
         import torch  # noqa: PLC0415
 
-        windows = [self._windows(sound) for sound in sounds]
-        flat = [window for of_sound in windows for window in of_sound]
+        windows = [self._windows(audio) for audio in sounds]
+        flat = [window for of_clip in windows for window in of_clip]
         most = _AST_CLIPS[self._device]
         parts = []
         with torch.inference_mode():
@@ -236,13 +229,13 @@ class AstTagger:
                 )
                 logits = self._network(features["input_values"].to(self._device)).logits
                 parts.append(torch.sigmoid(logits.float()).cpu().numpy())
-        starts = np.cumsum([0, *(len(of_sound) for of_sound in windows[:-1])])
+        starts = np.cumsum([0, *(len(of_clip) for of_clip in windows[:-1])])
         return np.asarray(np.maximum.reduceat(np.concatenate(parts), starts, axis=0))
 
-    def _windows(self, sound: Samples) -> list[Samples]:
-        count = -(-len(sound) // self._window)
-        starts = np.linspace(0, len(sound) - self._window, count).round().astype(int)
-        return [sound[start : start + self._window] for start in starts] if count > 1 else [sound]
+    def _windows(self, audio: Samples) -> list[Samples]:
+        count = -(-len(audio) // self._window)
+        starts = np.linspace(0, len(audio) - self._window, count).round().astype(int)
+        return [audio[start : start + self._window] for start in starts] if count > 1 else [audio]
 
 
 def _record(

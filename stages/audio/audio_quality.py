@@ -22,8 +22,8 @@ import pydantic
 
 from manifests.errors import UsageError
 from stages.base.contract import Backend, ClipStage, ClipTask, NotApplicable, StageParameters
+from stages.media.audio import mono_audio
 from stages.media.heartbeat import beat
-from stages.media.sound import mono_sound
 from stages.models.torchvision_guard import require_packages
 from stages.weights.find import sha256_of
 
@@ -100,7 +100,7 @@ class AudioQualityStage(ClipStage[AudioQualityParameters]):
         """
         if clip.source.audio_index is None:
             return NotApplicable("there is no sound")
-        samples = mono_sound(clip.uri, clip.source, clip.start_s, clip.end_s, _RATE_HZ)
+        samples = mono_audio(clip.uri, clip.source, clip.start_s, clip.end_s, _RATE_HZ)
         segments = [
             (row["start_s"] - clip.start_s, row["end_s"] - clip.start_s)
             for row in clip.side_rows.get("speech_segments", ())

@@ -12,10 +12,10 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 import numpy as np
-import numpy.typing as npt
 import pydantic
 
 from manifests.errors import MediaError, UsageError
+from stages.audio.clip_audio import ClipAudio, clip_audio
 from stages.base.contract import (
     Backend,
     ClipTask,
@@ -25,7 +25,6 @@ from stages.base.contract import (
     Ready,
     StageParameters,
 )
-from stages.media.sound import mono_sound
 from stages.models.device import device_fault
 from stages.models.torchvision_guard import require_packages
 from stages.weights.find import require_weights, sha256_of_set
@@ -78,17 +77,7 @@ class TranscriptRecord:
     no_speech_probability: float | None
 
 
-@dataclasses.dataclass(frozen=True)
-class ClipSound:
-    """A clip's sound: float32 [samples] at 16 kHz, and which span of which source it is."""
-
-    uri: str
-    start_s: float
-    end_s: float
-    samples: npt.NDArray[np.float32]
-
-
-class TranscriptStage(ModelStage[TranscriptParameters, ClipSound, "WhisperModel"]):
+class TranscriptStage(ModelStage[TranscriptParameters, ClipAudio, "WhisperModel"]):
     """Backend `whisper_large_v3` (`auto`). Writes the side table `words`."""
 
     name: ClassVar[str] = "transcript"
@@ -142,7 +131,7 @@ class TranscriptStage(ModelStage[TranscriptParameters, ClipSound, "WhisperModel"
         """Somebody speaks."""
         return f"speech.speech_ratio > {self.parameters.min_speech_ratio!r}"
 
-    def prepare(self, clip: ClipTask) -> ClipSound | NotApplicable | Ready:
+    def prepare(self, clip: ClipTask) -> ClipAudio | NotApplicable | Ready:
         """The clip's sound in one channel.
 
         Raises:
@@ -152,8 +141,7 @@ class TranscriptStage(ModelStage[TranscriptParameters, ClipSound, "WhisperModel"
             return NotApplicable("a transcript needs sound")
         if clip.end_s - clip.start_s < _SHORTEST_S:
             return NotApplicable("too short to hold a word")
-        samples = mono_sound(clip.uri, clip.source, clip.start_s, clip.end_s, _RATE_HZ)
-        return ClipSound(clip.uri, clip.start_s, clip.end_s, samples)
+        return clip_audio(clip, _RATE_HZ)
 
     def load(self, device: str) -> WhisperModel:
         """Whisper from its folder; no hub is asked for anything.
@@ -192,7 +180,7 @@ class TranscriptStage(ModelStage[TranscriptParameters, ClipSound, "WhisperModel"
             ) from error
         return model
 
-    def infer(self, model: WhisperModel, batch: Sequence[ClipSound]) -> list[object]:
+    def infer(self, model: WhisperModel, batch: Sequence[ClipAudio]) -> list[object]:
         """Every clip's transcript, one clip after another.
 
         A beam search is what costs, and it is already five hypotheses wide; clips side by side
@@ -200,7 +188,7 @@ class TranscriptStage(ModelStage[TranscriptParameters, ClipSound, "WhisperModel"
         """
         return [self._transcribed(model, clip) for clip in batch]
 
-    def _transcribed(self, model: WhisperModel, clip: ClipSound) -> Findings | MediaError:
+    def _transcribed(self, model: WhisperModel, clip: ClipAudio) -> Findings | MediaError:
         try:
             segments, info = model.transcribe(
                 clip.samples,
@@ -247,7 +235,7 @@ class TranscriptStage(ModelStage[TranscriptParameters, ClipSound, "WhisperModel"
         return Findings(record, {"words": words})
 
 
-def _word_row(word: Word, clip: ClipSound) -> dict[str, Any]:
+def _word_row(word: Word, clip: ClipAudio) -> dict[str, Any]:
     """A word in seconds of the source; Whisper's times may reach beyond the clip."""
     length_s = clip.end_s - clip.start_s
     start_s = min(max(0.0, float(word.start)), length_s)

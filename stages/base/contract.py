@@ -20,7 +20,7 @@ import pydantic
 
 from manifests.errors import UsageError
 from manifests.fingerprint import fingerprint
-from stages.media.blocks import AudioBlock, FloatArray, Picture, SourceFormat
+from stages.media.blocks import AudioBlock, FloatArray, Frame, SourceFormat
 
 
 class StageParameters(pydantic.BaseModel):
@@ -102,7 +102,7 @@ class Observation:
 class Observer(abc.ABC):
     """Watches one unit go by; decodes nothing itself. Sees, hears, or both, as it overrides."""
 
-    def picture(self, picture: Picture) -> None:  # noqa: B027 - need not be overridden
+    def frame(self, frame: Frame) -> None:  # noqa: B027 - need not be overridden
         """See the next picture, in presentation order."""
 
     def audio(self, block: AudioBlock) -> None:  # noqa: B027 - need not be overridden
@@ -225,7 +225,7 @@ class SignalStage(Stage[P]):
             side_rows: this unit's rows of the side tables that the stage wrote.
         """
 
-    def second_look(self) -> ModelStage[Any, Any, Any] | None:
+    def model_stage(self) -> ModelStage[Any, Any, Any] | None:
         """The model that completes the record, under the same name, if the backend has one.
 
         Where there is one, a clip's struct is not written from the signals alone: what `summarise`
@@ -333,7 +333,7 @@ class ClipTask:
 
     `side_rows` are the rows of its unit (or, of tables that clip stages write, its own) by table.
     `structs` holds the clip's structs of the stages in `reads`, by stage (null ones left out).
-    `first_look` is the record that a signal stage made of the clip's signals, where this is its
+    `signals_record` is the record that a signal stage made of the clip's signals, where this is its
     second look.
     """
 
@@ -344,4 +344,4 @@ class ClipTask:
     end_s: float
     side_rows: Mapping[str, Sequence[Mapping[str, Any]]]
     structs: Mapping[str, Mapping[str, Any]] = dataclasses.field(default_factory=dict)
-    first_look: object = None
+    signals_record: object = None

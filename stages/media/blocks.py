@@ -53,6 +53,16 @@ class SourceFormat:
 
 
 @dataclasses.dataclass(frozen=True)
+class Margins:
+    """Bars on the four sides of a picture, in displayed pixels (upright, square)."""
+
+    top: int = 0
+    bottom: int = 0
+    left: int = 0
+    right: int = 0
+
+
+@dataclasses.dataclass(frozen=True)
 class AudioBlock:
     """Samples in a row: float32 [samples, channels], full scale at +-1, the first at `start_s`."""
 
@@ -62,7 +72,7 @@ class AudioBlock:
 
 
 @dataclasses.dataclass
-class Picture:
+class Frame:
     """One decoded picture at proxy size, upright, with square pixels, full-range luma.
 
     `luma` is uint8 [proxy height, proxy width]. `source_luma` is the luma plane as the codec stores

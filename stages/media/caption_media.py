@@ -14,10 +14,9 @@ import numpy as np
 import soundfile
 
 from manifests.errors import MediaError
-from stages.media.blocks import ByteImage, SourceFormat
-from stages.media.conform import Margins
-from stages.media.sound import mono_sound
-from stages.media.stills import stills
+from stages.media.audio import mono_audio
+from stages.media.blocks import ByteImage, Margins, SourceFormat
+from stages.media.sampled_frames import sampled_frames
 
 _JPEG_QUALITY = 90
 
@@ -32,7 +31,7 @@ class ClipMediaTask:
     start_s: float
     end_s: float
     margins_px: Margins
-    stills: int = 7
+    frames: int = 7
     long_side_px: int = 768
     audio_rate_hz: int = 16_000
     with_video: bool = True
@@ -55,16 +54,16 @@ def clip_media(task: ClipMediaTask) -> ClipMedia:
     """
     jpegs: tuple[bytes, ...] = ()
     if task.with_video and task.source.video_index is not None:
-        pictures = stills(
+        frames = sampled_frames(
             task.uri,
             task.source,
             task.start_s,
             task.end_s,
-            still_times_s(task.start_s, task.end_s, task.stills),
+            sample_times_s(task.start_s, task.end_s, task.frames),
             margins_px=task.margins_px,
             max_long_side_px=task.long_side_px,
         )
-        jpegs = tuple(_jpeg(picture, task.uri) for picture in pictures)
+        jpegs = tuple(_jpeg(frame, task.uri) for frame in frames)
     wav = None
     if task.source.audio_index is not None:
         wav = _wav(task)
@@ -73,7 +72,7 @@ def clip_media(task: ClipMediaTask) -> ClipMedia:
     return ClipMedia(jpegs, wav, task.end_s - task.start_s)
 
 
-def still_times_s(start_s: float, end_s: float, count: int) -> list[float]:
+def sample_times_s(start_s: float, end_s: float, count: int) -> list[float]:
     """Evenly spaced points in time: the middles of `count` equal parts of the span.
 
     The paper says no more than "evenly spaced" (Ovi, section 3.2). The middles keep clear of the
@@ -83,9 +82,9 @@ def still_times_s(start_s: float, end_s: float, count: int) -> list[float]:
     return [start_s + (index + 0.5) * part_s for index in range(count)]
 
 
-def _jpeg(picture: ByteImage, uri: str) -> bytes:
+def _jpeg(frame: ByteImage, uri: str) -> bytes:
     done, encoded = cv2.imencode(
-        ".jpg", picture[:, :, ::-1], [cv2.IMWRITE_JPEG_QUALITY, _JPEG_QUALITY]
+        ".jpg", frame[:, :, ::-1], [cv2.IMWRITE_JPEG_QUALITY, _JPEG_QUALITY]
     )
     if not done:
         raise MediaError("unencodable_picture", "A picture cannot be made a JPEG.", subject=uri)
@@ -93,11 +92,11 @@ def _jpeg(picture: ByteImage, uri: str) -> bytes:
 
 
 def _wav(task: ClipMediaTask) -> bytes:
-    sound = mono_sound(task.uri, task.source, task.start_s, task.end_s, task.audio_rate_hz)
-    peak = float(np.max(np.abs(sound), initial=0.0))
+    audio = mono_audio(task.uri, task.source, task.start_s, task.end_s, task.audio_rate_hz)
+    peak = float(np.max(np.abs(audio), initial=0.0))
     # A mix may pass full scale: turned down as a whole it is not distorted.
     buffer = io.BytesIO()
     soundfile.write(
-        buffer, sound / max(1.0, peak), task.audio_rate_hz, format="WAV", subtype="PCM_16"
+        buffer, audio / max(1.0, peak), task.audio_rate_hz, format="WAV", subtype="PCM_16"
     )
     return buffer.getvalue()

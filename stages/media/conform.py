@@ -1,25 +1,20 @@
-"""From what a source holds to what a model is trained on: one geometry, one rate, one colour space.
+"""From a source's frames to those a model is trained on: one geometry, one rate, one colour space.
 
-Pictures: margins off, upright, square pixels, one area, progressive, BT.709, 8 bits, a constant
-frame rate. Sound: one rate, one layout, a first sample that lies where the first frame does.
+Margins off, upright, square pixels, one area, progressive, BT.709, 8 bits, a constant frame rate.
 """
 
 from __future__ import annotations
 
-import dataclasses
 import math
 from collections.abc import Iterable, Iterator
 from typing import Literal, TypeVar
 
-import numpy as np
-import numpy.typing as npt
-import soxr
 from av.filter import Graph
 from av.video.frame import VideoFrame
 
 from manifests.errors import MediaError
-from stages.media.blocks import SourceFormat
-from stages.media.decode import pictures, read_audio
+from stages.media.blocks import Margins, SourceFormat
+from stages.media.decode import decode_frames
 from stages.media.heartbeat import beat
 from stages.media.probe import is_full_range
 
@@ -30,8 +25,6 @@ _TIME_TOLERANCE_S = 1e-6
 """Presentation times are floats made of ticks: a picture this close to a border lies on it."""
 _DEINTERLACE_LEAD_FRAMES = 2
 """bwdif looks at the frame before: without one the first picture of a clip would be a guess."""
-_AUDIO_PADDING_S = 0.1
-"""Read beyond both ends, so that the resampler's filter sees sound there and not a step."""
 _SCALER_FLAGS = "bicubic+full_chroma_int+accurate_rnd+bitexact"
 """The last two make the scaler give the same pixels whatever vector instructions a machine has."""
 
@@ -52,16 +45,6 @@ _HD_LONG_SIDE_PX = 1280
 _SD_SHORT_SIDE_PX = 576
 
 
-@dataclasses.dataclass(frozen=True)
-class Margins:
-    """Bars to take off, in pixels of the displayed picture (upright, square pixels)."""
-
-    top: int = 0
-    bottom: int = 0
-    left: int = 0
-    right: int = 0
-
-
 def conformed_size(source: SourceFormat, margins_px: Margins, area_px: int) -> tuple[int, int]:
     """Width and height of a conformed picture: both even, the aspect ratio kept.
 
@@ -79,7 +62,7 @@ def conformed_size(source: SourceFormat, margins_px: Margins, area_px: int) -> t
     return max(2, round(width / 2) * 2), max(2, round(height / 2) * 2)
 
 
-def conformed_pictures(
+def conformed_frames(
     uri: str,
     source: SourceFormat,
     start_s: float,
@@ -110,11 +93,11 @@ def conformed_pictures(
     Raises:
         MediaError: the file cannot be read, `no_decodable_frames` or `no_picture_left`.
     """
-    conformer = PictureConformer(source, margins_px, area_px, pixel_format)
+    conformer = FrameConformer(source, margins_px, area_px, pixel_format)
     lead_s = _DEINTERLACE_LEAD_FRAMES / (source.fps or 25.0) if source.interlaced else 0.0
     # Nothing later than half a tick after the last one can be the nearest to it.
     end_s = start_s + (frames - 0.5) / fps
-    timed = pictures(uri, source, start_s - lead_s, end_s, thread_count=thread_count)
+    timed = decode_frames(uri, source, start_s - lead_s, end_s, thread_count=thread_count)
     last: VideoFrame | None = None
     conformed: VideoFrame | None = None
     for frame in sample_and_hold(deinterlaced(timed), start_s, frames=frames, fps=fps):
@@ -141,13 +124,13 @@ def sample_and_hold(
     """
     shown: list[Shown] = []
     tick = 0
-    for time_s, picture in timed:
+    for time_s, frame in timed:
         while shown and tick < frames and time_s > _half_tick_after(tick, start_s, fps):
             yield shown[0]
             tick += 1
         if tick == frames:
             return
-        shown = [picture]
+        shown = [frame]
     while shown and tick < frames:
         yield shown[0]
         tick += 1
@@ -210,7 +193,7 @@ class _Deinterlacer:
             yield self._times_s[frame.pts // 2], frame
 
 
-class PictureConformer:
+class FrameConformer:
     """Turns progressive frames as the codec stores them into conformed pictures.
 
     Args:
@@ -340,97 +323,3 @@ def _filter_graph(frame: VideoFrame, filters: list[tuple[str, str]]) -> Graph:
         last = following
     graph.configure()
     return graph
-
-
-def audio_length(frames: int, fps: int, rate_hz: int) -> int:
-    """How many samples go with `frames` frames: 80,667 for 121 at 24 fps and 16 kHz."""
-    return round(frames * rate_hz / fps)
-
-
-def conformed_audio(
-    uri: str,
-    source: SourceFormat,
-    start_s: float,
-    end_s: float,
-    *,
-    samples: int,
-    rate_hz: int,
-    channels: int,
-) -> npt.NDArray[np.float32]:
-    """A clip's sound: float32 [samples, channels], full scale at +-1, silent from `end_s` on.
-
-    The first sample lies at `start_s` to within half a sample. Sound that would pass full scale is
-    turned down as a whole.
-
-    Args:
-        uri: the file.
-        source: its format, as `probe` found it.
-        start_s: source time of the first sample.
-        end_s: source time from which on it is silence.
-        samples: how many come out.
-        rate_hz: their rate.
-        channels: 1 or 2.
-
-    Raises:
-        MediaError: the file cannot be read, or it has no sound (`no_audio`).
-    """
-    block = read_audio(
-        uri,
-        source,
-        start_s - _AUDIO_PADDING_S,
-        start_s + samples / rate_hz + _AUDIO_PADDING_S,
-    )
-    mixed = downmix(block.samples, channels)
-    if block.rate_hz != rate_hz:
-        mixed = np.asarray(soxr.resample(mixed, block.rate_hz, rate_hz, quality="VHQ"), np.float32)
-    first = round((start_s - block.start_s) * rate_hz)
-    conformed = np.zeros((samples, channels), np.float32)
-    audible = round(min(samples, max(0.0, (end_s - start_s) * rate_hz)))
-    kept = mixed[first : first + audible]
-    conformed[: len(kept)] = kept
-    peak = float(np.max(np.abs(conformed), initial=0.0))
-    return conformed / np.float32(peak) if peak > 1.0 else conformed
-
-
-_CENTRE = _SURROUND = math.sqrt(0.5)
-# Gains to the left side of a stereo mix by ITU-R BS.775, channels in FFmpeg's order; the right side
-# mirrors them. Low frequency effects are left out, as the recommendation does.
-_TO_LEFT: dict[int, tuple[float, ...]] = {
-    1: (1.0,),
-    2: (1.0, 0.0),
-    5: (1.0, 0.0, _CENTRE, _SURROUND, 0.0),
-    6: (1.0, 0.0, _CENTRE, 0.0, _SURROUND, 0.0),
-    7: (1.0, 0.0, _CENTRE, 0.0, 0.5, _SURROUND, 0.0),
-    8: (1.0, 0.0, _CENTRE, 0.0, _SURROUND, 0.0, _SURROUND, 0.0),
-}
-_TO_RIGHT: dict[int, tuple[float, ...]] = {
-    1: (1.0,),
-    2: (0.0, 1.0),
-    5: (0.0, 1.0, _CENTRE, 0.0, _SURROUND),
-    6: (0.0, 1.0, _CENTRE, 0.0, 0.0, _SURROUND),
-    7: (0.0, 1.0, _CENTRE, 0.0, 0.5, 0.0, _SURROUND),
-    8: (0.0, 1.0, _CENTRE, 0.0, 0.0, _SURROUND, 0.0, _SURROUND),
-}
-
-
-def downmix(samples: npt.NDArray[np.float32], channels: int) -> npt.NDArray[np.float32]:
-    """Mix down to stereo by ITU-R BS.775, and to mono as the mean of that.
-
-    Other channel counts than 1, 2 and 5 to 8 do not say what their channels are: their mean is
-    taken. The mix of more than two channels may pass full scale.
-
-    Args:
-        samples: float32 [samples, channels of the source], in FFmpeg's order.
-        channels: 1 or 2.
-
-    Returns:
-        float32 [samples, channels].
-    """
-    count = samples.shape[1]
-    evenly = (1.0 / count,) * count
-    left = np.asarray(_TO_LEFT.get(count, evenly), np.float32)
-    right = np.asarray(_TO_RIGHT.get(count, evenly), np.float32)
-    matrix = np.stack([left, right], axis=1)
-    if channels == 1:
-        matrix = matrix.mean(axis=1, keepdims=True)
-    return np.ascontiguousarray(samples @ matrix, dtype=np.float32)

@@ -20,15 +20,15 @@ from av.packet import Packet
 from av.video.frame import VideoFrame
 
 from manifests.errors import MediaError
-from stages.media.blocks import AudioBlock, Picture, SourceFormat
+from stages.media.blocks import AudioBlock, Frame, SourceFormat
 from stages.media.heartbeat import beat
 from stages.media.open import open_media
 from stages.media.sample_clock import SampleClock, StreamStart
 from stages.media.watches import (
-    AudioWatch,
+    AudioDecoder,
     Clock,
     DecodedSpan,
-    PictureWatch,
+    VideoDecoder,
     has_guessed_audio_times,
     seconds,
 )
@@ -48,7 +48,7 @@ def decode_unit(
     start_s: float,
     end_s: float,
     *,
-    on_picture: Callable[[Picture], None],
+    on_frame: Callable[[Frame], None],
     on_audio: Callable[[AudioBlock], None],
     thread_count: int = 1,
 ) -> DecodedSpan:
@@ -59,7 +59,7 @@ def decode_unit(
         source: its format, as `probe` found it.
         start_s: -inf for the source's first stretch.
         end_s: inf for its last.
-        on_picture: called with every picture, in order.
+        on_frame: called with every picture, in order.
         on_audio: called with every block of sound, in order, cut to the stretch.
         thread_count: of the video decoder.
 
@@ -67,41 +67,41 @@ def decode_unit(
         MediaError: the file cannot be opened, or `no_decodable_frames`.
     """
     shows = source.video_index is not None and source.modality == "video"
-    with _open_at(uri, source, start_s, pictures=shows) as container:
+    with _open_at(uri, source, start_s, frames=shows) as container:
         video = container.streams[source.video_index] if source.video_index is not None else None
         audio = _audio_stream(container, source)
         if video is not None:
             video.codec_context.thread_count = thread_count
             video.codec_context.thread_type = "AUTO" if thread_count > 1 else "NONE"
-        picture_watch = (
-            PictureWatch(source, start_s, end_s, on_picture)
-            if video is not None and shows
-            else None
+        video_decoder = (
+            VideoDecoder(source, start_s, end_s, on_frame) if video is not None and shows else None
         )
-        audio_watch = (
-            AudioWatch(source, start_s, end_s, on_audio, _clock(audio, source, start_s))
+        audio_decoder = (
+            AudioDecoder(source, start_s, end_s, on_audio, _clock(audio, source, start_s))
             if audio is not None
             else None
         )
         streams = [
             stream
-            for stream, watcher in ((video, picture_watch), (audio, audio_watch))
+            for stream, watcher in ((video, video_decoder), (audio, audio_decoder))
             if stream is not None and watcher is not None
         ]
         for packet in _packets(container, streams):
-            if picture_watch is not None and packet.stream is video:
-                picture_watch.decode(packet)
-            elif audio_watch is not None and packet.stream is audio:
-                audio_watch.decode(packet)
-            if all(watcher.done for watcher in (picture_watch, audio_watch) if watcher is not None):
+            if video_decoder is not None and packet.stream is video:
+                video_decoder.decode(packet)
+            elif audio_decoder is not None and packet.stream is audio:
+                audio_decoder.decode(packet)
+            if all(
+                watcher.done for watcher in (video_decoder, audio_decoder) if watcher is not None
+            ):
                 break
-        if audio_watch is not None:
-            audio_watch.finish()
-        if picture_watch is not None:
-            span = picture_watch.finish()
+        if audio_decoder is not None:
+            audio_decoder.finish()
+        if video_decoder is not None:
+            span = video_decoder.finish()
         else:
-            assert audio_watch is not None
-            span = DecodedSpan(audio_watch.start_s, audio_watch.end_s, 0, audio_watch.damaged)
+            assert audio_decoder is not None
+            span = DecodedSpan(audio_decoder.start_s, audio_decoder.end_s, 0, audio_decoder.damaged)
     if span.start_s is None:
         raise MediaError(
             "no_decodable_frames",
@@ -112,7 +112,7 @@ def decode_unit(
     return span
 
 
-def pictures(
+def decode_frames(
     uri: str,
     source: SourceFormat,
     start_s: float,
@@ -130,7 +130,7 @@ def pictures(
     if source.video_index is None:
         raise MediaError("no_video", "It holds no pictures.", subject=uri)
     shown = False
-    with _open_at(uri, source, start_s, pictures=True) as container:
+    with _open_at(uri, source, start_s, frames=True) as container:
         stream = container.streams[source.video_index]
         stream.codec_context.thread_count = thread_count
         stream.codec_context.thread_type = "AUTO" if thread_count > 1 else "NONE"
@@ -185,18 +185,18 @@ def read_audio(uri: str, source: SourceFormat, start_s: float, end_s: float) -> 
             into = max(0, offset)
             samples[into : into + length] = block.samples[source_from : source_from + length]
 
-    with _open_at(uri, source, start_s, pictures=False) as container:
+    with _open_at(uri, source, start_s, frames=False) as container:
         stream = _audio_stream(container, source)
         assert stream is not None
         clock = _clock(stream, source, start_s)
-        audio_watch = AudioWatch(
+        audio_decoder = AudioDecoder(
             source, start_s - 1.0 / rate_hz, end_s + 1.0 / rate_hz, place, clock
         )
         for packet in _packets(container, [stream]):
-            audio_watch.decode(packet)
-            if audio_watch.done:
+            audio_decoder.decode(packet)
+            if audio_decoder.done:
                 break
-        audio_watch.finish()
+        audio_decoder.finish()
     return AudioBlock(first / rate_hz, rate_hz, samples)
 
 
@@ -229,7 +229,7 @@ def _must_seek(source: SourceFormat, start_s: float) -> bool:
 
 @contextlib.contextmanager
 def _open_at(
-    uri: str, source: SourceFormat, start_s: float, *, pictures: bool
+    uri: str, source: SourceFormat, start_s: float, *, frames: bool
 ) -> Iterator[InputContainer]:
     """A container that stands where decoding has to begin for a stretch from `start_s` on.
 
@@ -240,7 +240,7 @@ def _open_at(
     """
     if _must_seek(source, start_s):
         with open_media(uri) as container:
-            if _seek(container, source, start_s, pictures=pictures):
+            if _seek(container, source, start_s, frames=frames):
                 yield container
                 return
     # Some containers cannot seek, and a try leads to their end: they are read from their start, and
@@ -249,16 +249,14 @@ def _open_at(
         yield container
 
 
-def _seek(
-    container: InputContainer, source: SourceFormat, start_s: float, *, pictures: bool
-) -> bool:
+def _seek(container: InputContainer, source: SourceFormat, start_s: float, *, frames: bool) -> bool:
     """Whether a place was found that lies early enough."""
     for margin_s in _SEEK_MARGINS_S:
         if margin_s >= start_s:
             break
         if not _go_to(container, source, start_s - margin_s):
             return False
-        if not pictures or source.container in _WITH_INDEX:
+        if not frames or source.container in _WITH_INDEX:
             return True
         if _meets_key_frame(container, source, start_s - _SEEK_MARGIN_S):
             return _go_to(container, source, start_s - margin_s)

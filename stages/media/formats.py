@@ -27,11 +27,11 @@ _CONTAINERS = (
     "mxf", "gxf", "lxf", "nut", "rm", "wtv", "ivf", "dv", "nsv", "nuv", "pva", "swf", "ty", "dhav",
     "mpjpeg", "smjpeg", "yuv4mpegpipe", "r3d", "cine",
 )  # fmt: skip
-_PICTURE_STREAMS = (
+_VIDEO_STREAMS = (
     "h261", "h263", "h264", "hevc", "vvc", "m4v", "mpegvideo", "mjpeg", "mjpeg_2000", "av1", "obu",
     "evc", "apv", "dirac", "dnxhd", "vc1", "vc1test", "cavsvideo", "avs2", "avs3",
 )  # fmt: skip
-_SOUND = (
+_AUDIO = (
     "wav", "w64", "aiff", "au", "caf", "flac", "mp3", "aac", "loas", "ac3", "ac4", "eac3", "dts",
     "dtshd", "truehd", "mlp", "amr", "ape", "wv", "tta", "tak", "mpc", "mpc8", "shn", "bonk", "osq",
     "rka", "dsf", "iff", "wsd", "voc", "qcp", "oma", "spdif", "ircam", "sox", "nistsphere", "avr",
@@ -47,5 +47,5 @@ STILL_FORMATS = frozenset({
     "sunrast_pipe", "tiff_pipe", "vbn_pipe", "webp_pipe", "xbm_pipe", "xpm_pipe", "xwd_pipe",
 })  # fmt: skip
 """FFmpeg's names of formats that hold one picture."""
-FORMATS = (*_CONTAINERS, *_PICTURE_STREAMS, *_SOUND, *_ANIMATIONS, *sorted(STILL_FORMATS))
+FORMATS = (*_CONTAINERS, *_VIDEO_STREAMS, *_AUDIO, *_ANIMATIONS, *sorted(STILL_FORMATS))
 """FFmpeg's names of all formats that are read."""

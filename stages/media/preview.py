@@ -14,7 +14,7 @@ from av.container import OutputContainer
 from av.video.frame import VideoFrame
 
 from stages.media.blocks import SourceFormat
-from stages.media.decode import pictures, read_audio
+from stages.media.decode import decode_frames, read_audio
 from stages.media.proxy import ProxyScaler
 
 _FRAMES_PER_SECOND = 15
@@ -49,9 +49,9 @@ def render_preview(task: PreviewTask) -> bytes:
             audio.codec_context.layout = "stereo"
             audio.codec_context.bit_rate = 64_000
         if video is not None:
-            _encode_pictures(container, video, task)
+            _encode_frames(container, video, task)
         if audio is not None:
-            _encode_sound(container, audio, task)
+            _encode_audio(container, audio, task)
     return buffer.getvalue()
 
 
@@ -63,14 +63,14 @@ def _add_video(container: OutputContainer, task: PreviewTask) -> av.VideoStream:
     return stream
 
 
-def _encode_pictures(
+def _encode_frames(
     container: OutputContainer,
     stream: av.VideoStream,
     task: PreviewTask,
 ) -> None:
     scaler = ProxyScaler(task.source)
     due_s = task.start_s
-    for time_s, frame in pictures(task.uri, task.source, task.start_s, task.end_s):
+    for time_s, frame in decode_frames(task.uri, task.source, task.start_s, task.end_s):
         shown_s = max(time_s, task.start_s)
         if shown_s < due_s - 1e-6:
             continue
@@ -94,7 +94,7 @@ def _planar(*planes: np.ndarray) -> np.ndarray:
     return stacked.reshape(height * 3 // 2, width)
 
 
-def _encode_sound(container: OutputContainer, stream: av.AudioStream, task: PreviewTask) -> None:
+def _encode_audio(container: OutputContainer, stream: av.AudioStream, task: PreviewTask) -> None:
     block = read_audio(task.uri, task.source, task.start_s, task.end_s)
     channels = block.samples.shape[1]
     samples = block.samples if channels <= 2 else block.samples[:, :2]

@@ -27,7 +27,7 @@ _PROBE_PACKETS = 2000
 _LATE_PACKETS = 50_000
 """How many are read to find a stream that has not begun: about ten minutes of video and sound."""
 _LEAST_VIDEO_BYTES_PER_S = 4096
-_LEAST_SOUND_BYTES_PER_S = 512
+_LEAST_AUDIO_BYTES_PER_S = 512
 """With fewer bytes for every second that its header claims, a file's packets are asked."""
 _MOST_OVERSTATED = 2.0
 _MOST_OVERSTATED_S = 60.0
@@ -59,18 +59,18 @@ def probe(uri: str) -> SourceFormat:
                 "no_media_streams", "It holds neither pictures nor sound.", subject=uri
             )
         frames = _first_frames(container, [part for part in (video, audio) if part is not None])
-        picture = frames.get(video.index) if video is not None else None
-        sound = frames.get(audio.index) if audio is not None else None
-        if picture is None and sound is None:
+        video_frame = frames.get(video.index) if video is not None else None
+        audio_frame = frames.get(audio.index) if audio is not None else None
+        if video_frame is None and audio_frame is None:
             raise MediaError(
                 "no_decodable_frames",
                 "Its header is there but nothing in it decodes.",
                 subject=uri,
                 remedy="It is probably truncated: upload it again.",
             )
-        if not isinstance(picture, VideoFrame):
+        if not isinstance(video_frame, VideoFrame):
             video = None
-        if not isinstance(sound, AudioFrame):
+        if not isinstance(audio_frame, AudioFrame):
             audio = None
         origin_s = (container.start_time or 0) / av.time_base
         duration_s = _duration_s(container, video, audio, origin_s)
@@ -80,10 +80,12 @@ def probe(uri: str) -> SourceFormat:
         aspect = 1.0
         rotation_deg = 0
         width = height = None
-        if video is not None and isinstance(picture, VideoFrame):
+        if video is not None and isinstance(video_frame, VideoFrame):
             aspect = float(video.sample_aspect_ratio or 1) or 1.0
-            rotation_deg = _rotation_deg(picture)
-            width, height = _displayed_size(picture.width, picture.height, aspect, rotation_deg)
+            rotation_deg = _rotation_deg(video_frame)
+            width, height = _displayed_size(
+                video_frame.width, video_frame.height, aspect, rotation_deg
+            )
         return SourceFormat(
             modality="audio" if video is None else "image" if still else "video",
             container=container.format.name,
@@ -91,29 +93,33 @@ def probe(uri: str) -> SourceFormat:
             container_start_s=origin_s,
             video_index=video.index if video is not None else None,
             video_codec=video.codec_context.name if video is not None else None,
-            coded_width=picture.width if isinstance(picture, VideoFrame) else None,
-            coded_height=picture.height if isinstance(picture, VideoFrame) else None,
+            coded_width=video_frame.width if isinstance(video_frame, VideoFrame) else None,
+            coded_height=video_frame.height if isinstance(video_frame, VideoFrame) else None,
             width=width,
             height=height,
             fps=_rate(video.average_rate or video.guessed_rate) if video is not None else None,
             rotation_deg=rotation_deg,
             sample_aspect_ratio=aspect,
-            interlaced=isinstance(picture, VideoFrame) and bool(picture.interlaced_frame),
-            full_range=isinstance(picture, VideoFrame) and is_full_range(picture),
-            video_start_s=_start_s(video, picture, origin_s),
+            interlaced=isinstance(video_frame, VideoFrame) and bool(video_frame.interlaced_frame),
+            full_range=isinstance(video_frame, VideoFrame) and is_full_range(video_frame),
+            video_start_s=_start_s(video, video_frame, origin_s),
             audio_index=audio.index if audio is not None else None,
             audio_codec=audio.codec_context.name if audio is not None else None,
-            audio_start_s=_start_s(audio, sound, origin_s),
+            audio_start_s=_start_s(audio, audio_frame, origin_s),
             # From the decoded frame: a header may state the core rate of a spectrally extended AAC.
-            audio_rate_hz=sound.sample_rate if isinstance(sound, AudioFrame) else None,
-            audio_channels=sound.layout.nb_channels if isinstance(sound, AudioFrame) else None,
-            audio_first_samples=sound.samples if isinstance(sound, AudioFrame) else None,
+            audio_rate_hz=audio_frame.sample_rate if isinstance(audio_frame, AudioFrame) else None,
+            audio_channels=audio_frame.layout.nb_channels
+            if isinstance(audio_frame, AudioFrame)
+            else None,
+            audio_first_samples=audio_frame.samples
+            if isinstance(audio_frame, AudioFrame)
+            else None,
         )
 
 
-def is_full_range(picture: VideoFrame) -> bool:
+def is_full_range(frame: VideoFrame) -> bool:
     """Whether luma runs from 0 to 255 (JPEG range) rather than from 16 to 235."""
-    return int(picture.color_range) == _FULL_RANGE or picture.format.name.startswith("yuvj")
+    return int(frame.color_range) == _FULL_RANGE or frame.format.name.startswith("yuvj")
 
 
 def _first_frames(
@@ -161,11 +167,11 @@ def _look_for_frames(
     return met
 
 
-def _rotation_deg(picture: VideoFrame) -> int:
+def _rotation_deg(frame: VideoFrame) -> int:
     """Clockwise degrees that make the picture upright: 0, 90, 180 or 270."""
     with contextlib.suppress(ValueError, OverflowError):
         # The display matrix's angle is counted counterclockwise.
-        return int(round(-picture.rotation / 90.0) * 90) % 360
+        return int(round(-frame.rotation / 90.0) * 90) % 360
     return 0
 
 
@@ -204,7 +210,7 @@ def _duration_s(
     claimed_s = _claimed_duration_s(container, stream, origin_s)
     if claimed_s is None:
         return _last_packet_s(container, [stream], origin_s, seek_to=0)
-    least = _LEAST_VIDEO_BYTES_PER_S if video is not None else _LEAST_SOUND_BYTES_PER_S
+    least = _LEAST_VIDEO_BYTES_PER_S if video is not None else _LEAST_AUDIO_BYTES_PER_S
     size = container.size
     if size <= 0 or claimed_s * least <= size:
         return claimed_s

@@ -17,14 +17,14 @@ from av.packet import Packet
 from av.video.frame import VideoFrame
 
 from manifests.store.records import Span
-from stages.media.blocks import AudioBlock, Picture, SourceFormat
+from stages.media.blocks import AudioBlock, Frame, SourceFormat
 from stages.media.probe import is_full_range
 from stages.media.proxy import ProxyScaler, luma_plane
 from stages.media.sample_clock import Block, SampleClock
 
 _WITHOUT_PRESENTATION_TIMES = frozenset({"avi"})
 """Containers that tell only in which order packets are decoded."""
-_BARE_SOUND = frozenset({"ac3", "eac3", "dts", "mlp", "truehd"})
+_BARE_AUDIO = frozenset({"ac3", "eac3", "dts", "mlp", "truehd"})
 """Containers that are nothing but packets."""
 _COUNTED_IN_WAV = ("pcm", "mp2", "mp3", "ac3", "dca")
 """Codecs of which FFmpeg knows the place after a seek in a WAV file, by bytes or by reading."""
@@ -46,7 +46,7 @@ class DecodedSpan:
 
     start_s: float | None
     end_s: float | None
-    pictures: int
+    frames: int
     damaged: list[Span]
     started_over: int = 0
 
@@ -105,7 +105,7 @@ class Clock:
         return seconds(stamp, frame.time_base) - self._origin_s
 
 
-class PictureWatch:
+class VideoDecoder:
     """Decodes video packets of a stretch into proxies, and keeps count of time and damage."""
 
     def __init__(
@@ -113,14 +113,14 @@ class PictureWatch:
         source: SourceFormat,
         start_s: float,
         end_s: float,
-        on_picture: Callable[[Picture], None],
+        on_frame: Callable[[Frame], None],
     ) -> None:
         self._start_s, self._end_s = start_s, end_s
         self._interval_s = 1.0 / source.fps if source.fps else 0.04
         self._clock = Clock(source)
         self._scaler = ProxyScaler(source)
         self._rotation_deg = source.rotation_deg
-        self._on_picture = on_picture
+        self._on_frame = on_frame
         self._held: tuple[float, VideoFrame, bool] | None = None
         self._intervals: list[float] = []
         self._count = 0
@@ -177,8 +177,8 @@ class PictureWatch:
         source_luma, bits = luma_plane(frame)
         self._first_s = time_s if self._first_s is None else self._first_s
         self._intervals.append(until_s - time_s)
-        self._on_picture(
-            Picture(
+        self._on_frame(
+            Frame(
                 index=self._count,
                 time_s=time_s,
                 duration_s=until_s - time_s,
@@ -220,7 +220,7 @@ class PictureWatch:
         return self._interval_s
 
 
-class AudioWatch:
+class AudioDecoder:
     """Decodes audio packets of a stretch into float32 blocks of the source's rate and channels.
 
     Blocks come in order, without overlaps; where the stream has a gap there is one between blocks.
@@ -339,7 +339,7 @@ def has_guessed_audio_times(source: SourceFormat) -> bool:
     """
     in_wav = source.container in ("wav", "w64")
     is_counted = (source.audio_codec or "").startswith(_COUNTED_IN_WAV)
-    return source.container in _BARE_SOUND or (in_wav and not is_counted)
+    return source.container in _BARE_AUDIO or (in_wav and not is_counted)
 
 
 def frame_time_s(frame: AudioFrame, origin_s: float) -> float | None:

@@ -17,14 +17,9 @@ from av.video.frame import VideoFrame
 
 from manifests.errors import MediaError
 from manifests.fingerprint import fingerprint
-from stages.media.blocks import SourceFormat
-from stages.media.conform import (
-    Margins,
-    audio_length,
-    conformed_audio,
-    conformed_pictures,
-    conformed_size,
-)
+from stages.media.audio import audio_length, conformed_audio
+from stages.media.blocks import Margins, SourceFormat
+from stages.media.conform import conformed_frames, conformed_size
 from stages.media.encode import (
     X264_PARAMETERS,
     ByteSink,
@@ -170,7 +165,7 @@ def write_sample(
     height: int | None = None
     if has_video:
         width, height = conformed_size(task.source, task.margins_px, profile.area_px)
-    samples = _sound_samples(task, profile, alone=not has_video)
+    samples = _audio_samples(task, profile, alone=not has_video)
     unfinished = destination.with_name(f"{destination.name}.part")
     try:
         with unfinished.open("wb") as file:
@@ -179,7 +174,7 @@ def write_sample(
                 frames = _frames(task, profile)
                 _write_video(fragment, frames, profile, (width, height), unfinished)
             if has_audio:
-                sound = conformed_audio(
+                audio = conformed_audio(
                     task.uri,
                     task.source,
                     task.start_s - task.audio_shift_s,
@@ -189,7 +184,7 @@ def write_sample(
                     channels=profile.audio_channels,
                 )
                 beat()
-                encoded = encode_audio(sound, profile.audio_rate_hz, profile.audio)
+                encoded = encode_audio(audio, profile.audio_rate_hz, profile.audio)
                 fragment.add(profile.audio, encoded)
             fragment.add("json", _json_member(task, profile, sample_id, has_video, has_audio))
             fragment.add("txt", (task.caption or "").encode())
@@ -210,7 +205,7 @@ def write_sample(
     )
 
 
-def _sound_samples(task: SampleTask, profile: PackProfile, *, alone: bool) -> int:
+def _audio_samples(task: SampleTask, profile: PackProfile, *, alone: bool) -> int:
     """The full length; of sound alone that is not to be padded, the clip's own."""
     full = audio_length(profile.frames, profile.fps, profile.audio_rate_hz)
     if not alone or profile.pad:
@@ -235,7 +230,7 @@ def _check_length(task: SampleTask, profile: PackProfile) -> None:
 
 
 def _frames(task: SampleTask, profile: PackProfile) -> Iterator[VideoFrame]:
-    return conformed_pictures(
+    return conformed_frames(
         task.uri,
         task.source,
         task.start_s,

@@ -74,7 +74,7 @@ def cut_unit(
     shots: Sequence[Shot],
     settings: ClipSettings,
     segmentation: str,
-    sound: Signals | None = None,
+    audio: Signals | None = None,
 ) -> list[ClipRow]:
     """The clips of one decoded unit, in order, without gaps.
 
@@ -94,7 +94,7 @@ def cut_unit(
     clips = []
     for stretch_start_s, stretch_end_s in stretches:
         if settings.cut == "silences":
-            edges = cut_at_silences(stretch_start_s, stretch_end_s, settings.window_s, sound)
+            edges = cut_at_silences(stretch_start_s, stretch_end_s, settings.window_s, audio)
             spans = _spans(edges)
         else:
             spans = _windows(stretch_start_s, stretch_end_s, settings)
@@ -153,7 +153,7 @@ def summarise_clip(
     return row
 
 
-def first_look(
+def signals_record(
     stage: SignalStage[StageParameters],
     start_s: float,
     end_s: float,

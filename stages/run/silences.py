@@ -18,7 +18,7 @@ _SHORTEST_SHARE = 0.25
 
 
 def cut_at_silences(
-    start_s: float, end_s: float, longest_s: float, sound: Signals | None
+    start_s: float, end_s: float, longest_s: float, audio: Signals | None
 ) -> list[float]:
     """Edges of stretches that cover a span, each at most `longest_s` long, in seconds.
 
@@ -33,7 +33,7 @@ def cut_at_silences(
             last is of full length.
     """
     edges = [start_s]
-    times_s, levels_db = _levels(sound) if sound is not None else (np.empty(0), np.empty(0))
+    times_s, levels_db = _levels(audio) if audio is not None else (np.empty(0), np.empty(0))
     while end_s - edges[-1] > longest_s + 1e-6:
         edges.append(_best_cut(edges[-1], longest_s, times_s, levels_db))
     return [*edges, end_s]
@@ -49,14 +49,14 @@ def _best_cut(from_s: float, longest_s: float, times_s: FloatArray, levels_db: F
     return float(candidates_s[int(np.argmax(worth))])
 
 
-def _levels(sound: Signals) -> tuple[FloatArray, FloatArray]:
+def _levels(audio: Signals) -> tuple[FloatArray, FloatArray]:
     """Times in the middle of bins, and the loudest level of the bins around each, in dBFS."""
-    samples = np.nan_to_num(sound.series["samples"])
-    squares = np.nan_to_num(sound.series["square_sum"]) / np.maximum(samples, 1.0)
+    samples = np.nan_to_num(audio.series["samples"])
+    squares = np.nan_to_num(audio.series["square_sum"]) / np.maximum(samples, 1.0)
     levels_db = 10.0 * np.log10(np.maximum(squares, 1e-12))
-    reach = max(0, round(_PAUSE_S * sound.rate_hz / 2))
+    reach = max(0, round(_PAUSE_S * audio.rate_hz / 2))
     padded = np.pad(levels_db, reach, constant_values=-120.0)
     around = np.lib.stride_tricks.sliding_window_view(padded, 2 * reach + 1)
-    times_s = sound.start_s + (np.arange(len(levels_db)) + 0.5) / sound.rate_hz
+    times_s = audio.start_s + (np.arange(len(levels_db)) + 0.5) / audio.rate_hz
     loudest_db = np.asarray(around.max(axis=1), dtype=np.float64)
     return np.asarray(times_s, dtype=np.float64), loudest_db

@@ -23,7 +23,7 @@ from stages.base.contract import (
     StageCall,
     StageParameters,
 )
-from stages.media.blocks import AudioBlock, Picture, SourceFormat
+from stages.media.blocks import AudioBlock, Frame, SourceFormat
 from stages.media.decode import decode_unit
 from stages.media.heartbeat import beat
 from stages.media.watches import DecodedSpan
@@ -133,10 +133,10 @@ def measure_unit(task: UnitTask) -> UnitResult:
     seeing = [watcher for watcher in watchers if watcher.stage.media == "video"]
     hearing = [watcher for watcher in watchers if watcher.stage.media == "audio"]
 
-    def on_picture(picture: Picture) -> None:
+    def on_frame(frame: Frame) -> None:
         beat()
         for watcher in seeing:
-            watcher.picture(picture)
+            watcher.frame(frame)
 
     def on_audio(block: AudioBlock) -> None:
         for watcher in hearing:
@@ -147,7 +147,7 @@ def measure_unit(task: UnitTask) -> UnitResult:
         task.source,
         -math.inf if task.open_start else task.start_s,
         task.span_end_s if task.open_end else task.end_s,
-        on_picture=on_picture,
+        on_frame=on_frame,
         on_audio=on_audio,
         thread_count=task.thread_count,
     )
@@ -199,9 +199,9 @@ class _Watcher:
         self._error: ErrorRecord | None = None
         self._observer: Observer = self._guard(lambda: _observer(stage, source))
 
-    def picture(self, picture: Picture) -> None:
+    def frame(self, frame: Frame) -> None:
         if self._error is None:
-            self._guard(lambda: self._observer.picture(picture))
+            self._guard(lambda: self._observer.frame(frame))
 
     def audio(self, block: AudioBlock) -> None:
         if self._error is None:
@@ -253,7 +253,7 @@ def _stage(call: StageCall) -> SignalStage[StageParameters]:
 
 def _observer(stage: SignalStage[StageParameters], source: SourceFormat) -> Observer:
     # Where a second look is to be had, it is the one that loads the backend's weights.
-    if stage.second_look() is None:
+    if stage.model_stage() is None:
         stage.check_backend()
     return stage.observer(source)
 
@@ -277,7 +277,7 @@ def _check_damage(task: UnitTask, span: DecodedSpan) -> None:
 
 
 def _check_times(task: UnitTask, span: DecodedSpan) -> None:
-    share = span.started_over / max(1, span.started_over + span.pictures)
+    share = span.started_over / max(1, span.started_over + span.frames)
     if share > task.max_damaged_share:
         raise MediaError(
             "times_start_over",
@@ -296,7 +296,7 @@ def _unit_row(task: UnitTask, span: DecodedSpan) -> UnitRow:
         task.end_s,
         span.start_s,
         span.end_s,
-        span.pictures,
+        span.frames,
         [Span(part.start_s, part.end_s) for part in span.damaged],
         "ok",
         None,

@@ -24,9 +24,8 @@ from stages.base.contract import (
     Ready,
     StageParameters,
 )
-from stages.media.blocks import ByteImage
-from stages.media.conform import Margins
-from stages.media.stills import stills
+from stages.media.blocks import ByteImage, Margins
+from stages.media.sampled_frames import sampled_frames
 from stages.models.torchvision_guard import require_packages
 from stages.weights.find import require_weights, sha256_of_set
 
@@ -61,13 +60,13 @@ class AestheticRecord:
 
 
 @dataclasses.dataclass(frozen=True)
-class ClipPictures:
+class ClipFrames:
     """What the model sees of a clip: uint8 RGB [3, 224, 224, 3]."""
 
     images: ByteImage
 
 
-class AestheticStage(ModelStage[AestheticParameters, ClipPictures, "AestheticModel"]):
+class AestheticStage(ModelStage[AestheticParameters, ClipFrames, "AestheticModel"]):
     """Backend `clip_mlp` (`auto`)."""
 
     name: ClassVar[str] = "aesthetic"
@@ -106,7 +105,7 @@ class AestheticStage(ModelStage[AestheticParameters, ClipPictures, "AestheticMod
         """There are pictures."""
         return "modality = 'video'"
 
-    def prepare(self, clip: ClipTask) -> ClipPictures | NotApplicable | Ready:
+    def prepare(self, clip: ClipTask) -> ClipFrames | NotApplicable | Ready:
         """Three pictures without their margins.
 
         Raises:
@@ -115,7 +114,7 @@ class AestheticStage(ModelStage[AestheticParameters, ClipPictures, "AestheticMod
         if clip.source.video_index is None:
             return NotApplicable("an aesthetic score needs pictures")
         length_s = clip.end_s - clip.start_s
-        images = stills(
+        images = sampled_frames(
             clip.uri,
             clip.source,
             clip.start_s,
@@ -124,7 +123,7 @@ class AestheticStage(ModelStage[AestheticParameters, ClipPictures, "AestheticMod
             margins_px=_margins(clip),
             max_long_side_px=_LONG_SIDE_LIMIT_PX,
         )
-        return ClipPictures(np.stack([clip_crop(image) for image in images]))
+        return ClipFrames(np.stack([clip_crop(image) for image in images]))
 
     def load(self, device: str) -> AestheticModel:
         """CLIP's image tower and the predictor.
@@ -141,7 +140,7 @@ class AestheticStage(ModelStage[AestheticParameters, ClipPictures, "AestheticMod
             half=device.startswith("cuda") and self.parameters.precision != "full",
         )
 
-    def infer(self, model: AestheticModel, batch: Sequence[ClipPictures]) -> list[object]:
+    def infer(self, model: AestheticModel, batch: Sequence[ClipFrames]) -> list[object]:
         """Every clip's score."""
         embeddings = model.embeddings(np.concatenate([clip.images for clip in batch]))
         scores = np.array(model.scores(embeddings)).reshape(len(batch), -1)

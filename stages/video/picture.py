@@ -33,7 +33,7 @@ from stages.base.series import (
     observed_weights,
     weighted_mean,
 )
-from stages.media.blocks import ByteImage, FloatArray, Picture, SourceFormat
+from stages.media.blocks import ByteImage, FloatArray, Frame, Margins, SourceFormat
 
 _SIDES = ("top", "bottom", "left", "right")
 _CLIPPED_DARK_LUMA = 3
@@ -65,16 +65,6 @@ class PictureParameters(StageParameters):
         le=1,
         description="share of a margin's edge that must be lit at some time: a straight edge",
     )
-
-
-@dataclasses.dataclass(frozen=True)
-class Margins:
-    """Black margins of a clip in pixels of the displayed picture."""
-
-    top: int
-    bottom: int
-    left: int
-    right: int
 
 
 @dataclasses.dataclass(frozen=True)
@@ -203,12 +193,12 @@ class _PictureObserver(Observer):
         self._times_s: list[float] = []
         self._rows: list[dict[str, float]] = []
 
-    def picture(self, picture: Picture) -> None:
-        if picture.time_s < self._next_s:
+    def frame(self, frame: Frame) -> None:
+        if frame.time_s < self._next_s:
             return
-        self._next_s = picture.time_s + 1.0 / VIDEO_BIN_RATE_HZ - 1e-6
-        self._times_s.append(picture.time_s)
-        self._rows.append(self._look(picture))
+        self._next_s = frame.time_s + 1.0 / VIDEO_BIN_RATE_HZ - 1e-6
+        self._times_s.append(frame.time_s)
+        self._rows.append(self._look(frame))
 
     def finish(self, start_s: float, end_s: float) -> Observation:
         grid = BinGrid(start_s, end_s, VIDEO_BIN_RATE_HZ)
@@ -218,11 +208,11 @@ class _PictureObserver(Observer):
             series[name] = grid.means(self._times_s, values)
         return Observation(Signals(start_s, grid.rate_hz, series))
 
-    def _look(self, picture: Picture) -> dict[str, float]:
-        coded_height, coded_width = picture.source_luma.shape
+    def _look(self, frame: Frame) -> dict[str, float]:
+        coded_height, coded_width = frame.source_luma.shape
         margins = bar_margins(
-            thinned_lines(picture),
-            black=0 if picture.full_range else _BLACK_LIMITED_RANGE,
+            thinned_lines(frame),
+            black=0 if frame.full_range else _BLACK_LIMITED_RANGE,
             bar_luma=self._parameters.bar_luma,
             tolerance=self._parameters.bar_tolerance,
         )
@@ -236,17 +226,17 @@ class _PictureObserver(Observer):
                 side: (margin.lines * scale.get(side, 1.0), margin.edge)
                 for side, margin in margins.items()
             }
-            upright = {_displayed_side(side, picture.rotation_deg): coded[side] for side in _SIDES}
+            upright = {_displayed_side(side, frame.rotation_deg): coded[side] for side in _SIDES}
         for side, (margin_px, edge) in upright.items():
             row[f"margin_{side}_px"], row[f"edge_{side}"] = margin_px, edge
-        if picture.rotation_deg in (90, 270):
+        if frame.rotation_deg in (90, 270):
             width_px, height_px = height_px, width_px
         row |= {"width_px": round(width_px), "height_px": round(height_px)}
         inside = {side: margin_px for side, (margin_px, _) in upright.items()}
-        return row | picture_quality(_between(picture.luma, inside, width_px, height_px))
+        return row | frame_quality(_between(frame.luma, inside, width_px, height_px))
 
 
-def picture_quality(luma: ByteImage) -> dict[str, float]:
+def frame_quality(luma: ByteImage) -> dict[str, float]:
     """Blur, contrast, mean and clipped shares of one picture.
 
     Args:
@@ -265,14 +255,14 @@ def picture_quality(luma: ByteImage) -> dict[str, float]:
     }
 
 
-def thinned_lines(picture: Picture) -> tuple[ByteImage, ByteImage]:
+def thinned_lines(frame: Frame) -> tuple[ByteImage, ByteImage]:
     """The full-size luma's rows and columns, thinned out, in 8 bits.
 
     Returns:
         uint8 [coded height, coded width / 8] and uint8 [coded width, coded height / 8].
     """
-    luma = picture.source_luma
-    shift = picture.source_luma_bits - 8
+    luma = frame.source_luma
+    shift = frame.source_luma_bits - 8
     rows, columns = (
         (lines >> shift if shift > 0 else lines).astype(np.uint8, copy=False)
         for lines in (luma[:, ::_LINE_STEP], luma[::_LINE_STEP].T)

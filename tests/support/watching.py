@@ -12,7 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 from stages.base.contract import Observation, SignalStage
-from stages.media.blocks import Picture, SourceFormat
+from stages.media.blocks import Frame, SourceFormat
 from stages.media.decode import decode_unit
 from stages.media.probe import probe
 
@@ -59,7 +59,7 @@ def picture_of(
     rotation_deg: int = 0,
     aspect: float = 1.0,
     bits: int = 8,
-) -> Picture:
+) -> Frame:
     """A picture as a decoder would hand it on, from what the codec stores (`rgb`)."""
     height, width = rgb.shape[:2]
     scale = 288 / min(height, width * aspect)
@@ -84,7 +84,7 @@ def picture_of(
         source_luma = (limited * 2 ** (bits - 8)).astype(np.uint16)
     else:
         source_luma = limited.astype(np.uint8)
-    return Picture(
+    return Frame(
         index=index,
         time_s=time_s,
         duration_s=duration_s,
@@ -115,7 +115,7 @@ def watch_arrays(
             kept = {key: shape[key] for key in ("rotation_deg", "aspect") if key in shape}
             observer = stage.observer(source_format(image.shape[1], image.shape[0], fps, **kept))
         duration_s = edges_s[index + 1] - edges_s[index]
-        observer.picture(picture_of(image, edges_s[index], duration_s, index=index, **shape))
+        observer.frame(picture_of(image, edges_s[index], duration_s, index=index, **shape))
     assert observer is not None
     return observer.finish(edges_s[0], end_s)
 
@@ -131,7 +131,7 @@ def watch_file(
         source,
         -math.inf,
         math.inf,
-        on_picture=observer.picture,
+        on_frame=observer.frame,
         on_audio=lambda block: None,
     )
     assert span.start_s is not None and span.end_s is not None

@@ -68,7 +68,7 @@ def best_aligned_face(
     if not seen:
         return None
     best: tuple[int, Alignment] | None = None
-    sound = _sound_around(clip)
+    audio = _audio_around(clip)
     for mouth in seen:
         times_s = mouth.times_s
         if len(times_s) < 2 or times_s[-1] - times_s[0] < min_track_s:
@@ -77,7 +77,7 @@ def best_aligned_face(
         measures = np.stack(
             [np.interp(grid_s, times_s, measure) for measure in mouth_measures(mouth.crops)]
         )
-        envelope = speech_envelope(sound, _with_margins(grid_s), *_sounding(clip.source))
+        envelope = speech_envelope(audio, _with_margins(grid_s), *_sounding(clip.source))
         found = align(measures, envelope)
         if found is not None and (best is None or found.confidence > best[1].confidence):
             best = mouth.track, found
@@ -106,7 +106,7 @@ def mouth_measures(crops: npt.NDArray[np.uint8]) -> FloatArray:
 
 
 def speech_envelope(
-    sound: AudioBlock, times_s: FloatArray, sounding_from_s: float, sounding_to_s: float
+    audio: AudioBlock, times_s: FloatArray, sounding_from_s: float, sounding_to_s: float
 ) -> FloatArray:
     """Loudness of the speech band around points in time: float64 [times], NaN where unknown.
 
@@ -118,15 +118,15 @@ def speech_envelope(
         sounding_from_s: the source has no sound before this.
         sounding_to_s: and none from this on.
     """
-    mono = sound.samples.mean(axis=1, dtype=np.float64)
-    high_hz = min(_SPEECH_BAND_HZ[1], 0.45 * sound.rate_hz)
+    mono = audio.samples.mean(axis=1, dtype=np.float64)
+    high_hz = min(_SPEECH_BAND_HZ[1], 0.45 * audio.rate_hz)
     band = (_SPEECH_BAND_HZ[0], high_hz)
-    sections = scipy.signal.butter(2, band, "bandpass", fs=sound.rate_hz, output="sos")
+    sections = scipy.signal.butter(2, band, "bandpass", fs=audio.rate_hz, output="sos")
     filtered = scipy.signal.sosfiltfilt(sections, mono)
     energy = np.concatenate([[0.0], np.cumsum(np.square(filtered))])
     half_s = 0.5 / SYNC_FPS
     edges = [
-        np.clip(np.rint((times_s + side - sound.start_s) * sound.rate_hz), 0, len(mono)).astype(int)
+        np.clip(np.rint((times_s + side - audio.start_s) * audio.rate_hz), 0, len(mono)).astype(int)
         for side in (-half_s, half_s)
     ]
     power = np.maximum(energy[edges[1]] - energy[edges[0]], 0.0)
@@ -232,7 +232,7 @@ def _with_margins(grid_s: FloatArray) -> FloatArray:
     return np.asarray(grid_s[0] + frames / SYNC_FPS)
 
 
-def _sound_around(clip: ClipTask) -> AudioBlock:
+def _audio_around(clip: ClipTask) -> AudioBlock:
     """The clip's sound and what lies up to the largest offset beside it."""
     margin_s = (MAX_OFFSET_FRAMES + _TREND_FRAMES) / SYNC_FPS
     return read_audio(clip.uri, clip.source, clip.start_s - margin_s, clip.end_s + margin_s)

@@ -12,7 +12,7 @@ import numpy.typing as npt
 
 from stages.base.contract import ClipTask
 from stages.media.blocks import ByteImage, FloatArray, SourceFormat
-from stages.media.decode import pictures
+from stages.media.decode import decode_frames
 from stages.media.proxy import luma_plane
 
 _CROP_PX = 64
@@ -20,7 +20,7 @@ _CROP_SHARE = 0.7
 """Side of the square around the mouth, as a share of the face's size."""
 _MOUTH_IN_BOX = 0.79
 """Where in a face box the mouth is, from its top, if the detector does not say."""
-_MAX_PICTURE_RATE_HZ = 35.0
+_MAX_FRAME_RATE_HZ = 35.0
 _STEADY_SIZE_SHARE = 0.3
 _TRACK_REACH_S = 0.5
 """How far a track reaches beyond its first and last detection, which come about twice a second."""
@@ -89,8 +89,8 @@ def mouths(
     times: list[list[float]] = [[] for _ in paths]
     crops: list[list[ByteImage]] = [[] for _ in paths]
     last_s = -np.inf
-    for time_s, frame in pictures(clip.uri, clip.source, clip.start_s, clip.end_s):
-        if time_s - last_s < 1.0 / _MAX_PICTURE_RATE_HZ:
+    for time_s, frame in decode_frames(clip.uri, clip.source, clip.start_s, clip.end_s):
+        if time_s - last_s < 1.0 / _MAX_FRAME_RATE_HZ:
             continue
         last_s = time_s
         luma, bits = luma_plane(frame)

@@ -20,8 +20,9 @@ import numpy.typing as npt
 import scipy.signal
 
 from stages.base.contract import ClipTask
-from stages.media.blocks import ByteImage, FloatArray
-from stages.media.conform import Margins, conformed_audio, conformed_pictures
+from stages.media.audio import conformed_audio
+from stages.media.blocks import ByteImage, FloatArray, Margins
+from stages.media.conform import conformed_frames
 from stages.models.mfcc import mfcc
 from stages.weights.catalogue import CATALOGUE
 from stages.weights.find import find_set, find_weights, require_weights
@@ -258,7 +259,7 @@ def _crops(clip: ClipTask, paths: Sequence[_FacePath]) -> list[npt.NDArray[np.ui
     assert clip.source.width and clip.source.height
     crops = [np.empty((len(path.ticks), _CROP_PX, _CROP_PX, 3), np.uint8) for path in paths]
     first = min(path.ticks[0] for path in paths)
-    shown = conformed_pictures(
+    shown = conformed_frames(
         clip.uri,
         clip.source,
         clip.start_s + first / _FPS,
@@ -269,21 +270,21 @@ def _crops(clip: ClipTask, paths: Sequence[_FacePath]) -> list[npt.NDArray[np.ui
         pixel_format="rgb24",
     )
     before: object = None
-    picture: ByteImage = np.empty((0, 0, 3), np.uint8)
+    image: ByteImage = np.empty((0, 0, 3), np.uint8)
     for tick, frame in enumerate(shown, start=first):
         if frame is not before:
-            before, picture = frame, np.asarray(frame.to_ndarray(), np.uint8)
+            before, image = frame, np.asarray(frame.to_ndarray(), np.uint8)
         for path, own in zip(paths, crops, strict=True):
             if tick in path.ticks:
-                own[tick - path.first_tick] = _crop(picture, path, tick - path.first_tick)
+                own[tick - path.first_tick] = _crop(image, path, tick - path.first_tick)
     return crops
 
 
-def _crop(picture: ByteImage, path: _FacePath, frame: int) -> ByteImage:
+def _crop(image: ByteImage, path: _FacePath, frame: int) -> ByteImage:
     """The square from the top of the box to 0.4 of its size below it: uint8 BGR [224, 224, 3].
 
     Args:
-        picture: uint8 RGB [height, width, 3], as displayed.
+        image: uint8 RGB [height, width, 3], as displayed.
         path: the face's.
         frame: which of its frames.
     """
@@ -291,10 +292,10 @@ def _crop(picture: ByteImage, path: _FacePath, frame: int) -> ByteImage:
     below_px, beside_px = half_px * (1 + 2 * _CROP_SCALE), half_px * (1 + _CROP_SCALE)
     top, bottom = math.floor(y_px - half_px), math.floor(y_px + below_px)
     left, right = math.floor(x_px - beside_px), math.floor(x_px + beside_px)
-    height, width = picture.shape[:2]
+    height, width = image.shape[:2]
     crop = np.full((max(1, bottom - top), max(1, right - left), 3), _PAD_VALUE, np.uint8)
     rows, columns = _inside(top, bottom, height), _inside(left, right, width)
-    crop[rows.start - top : rows.stop - top, columns.start - left : columns.stop - left] = picture[
+    crop[rows.start - top : rows.stop - top, columns.start - left : columns.stop - left] = image[
         rows, columns
     ]
     return np.asarray(cv2.resize(crop, (_CROP_PX, _CROP_PX))[:, :, ::-1], dtype=np.uint8)

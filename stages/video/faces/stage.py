@@ -35,12 +35,12 @@ from stages.base.series import (
     observed_weights,
     weighted_mean,
 )
-from stages.media.blocks import ByteImage, Picture, SourceFormat
+from stages.media.blocks import ByteImage, Frame, SourceFormat
 from stages.video.faces.tracks import Face, FaceSample, FaceTrack, link_faces
 from stages.weights.find import find_weights, require_weights, sha256_of
 
 YUNET_WEIGHTS = "yunet_n_640_640.onnx"
-_SAME_PICTURE_CHANGE = 0.3
+_SAME_FRAME_CHANGE = 0.3
 """Mean change of luma (0..255) below which a face cannot have moved: slides, stills, pauses."""
 _HAAR_CASCADE = "haarcascade_frontalface_default.xml"
 _HAAR_SHORT_SIDE_PX = 192
@@ -208,7 +208,7 @@ class _Detector(Protocol):
 
     first_score: float
 
-    def faces(self, picture: Picture) -> list[Face]:
+    def faces(self, frame: Frame) -> list[Face]:
         """The faces, best first."""
 
 
@@ -221,23 +221,23 @@ class _FacesObserver(Observer):
         self._looked_at: tuple[ByteImage, list[Face]] | None = None
         self._samples: list[FaceSample] = []
 
-    def picture(self, picture: Picture) -> None:
-        if picture.time_s < self._next_s:
+    def frame(self, frame: Frame) -> None:
+        if frame.time_s < self._next_s:
             return
-        self._next_s = picture.time_s + 1.0 / self._parameters.samples_hz - 1e-6
-        thumbnail = cv2.resize(picture.luma, _THUMBNAIL_SIZE, interpolation=cv2.INTER_AREA)
+        self._next_s = frame.time_s + 1.0 / self._parameters.samples_hz - 1e-6
+        thumbnail = cv2.resize(frame.luma, _THUMBNAIL_SIZE, interpolation=cv2.INTER_AREA)
         before, self._thumbnail = self._thumbnail, np.asarray(thumbnail, dtype=np.uint8)
         after_cut = before is not None and not self._same_scene(before, self._thumbnail)
-        faces = self._faces(picture)
-        self._samples.append(FaceSample(picture.time_s, faces, after_cut))
+        faces = self._faces(frame)
+        self._samples.append(FaceSample(frame.time_s, faces, after_cut))
 
-    def _faces(self, picture: Picture) -> list[Face]:
+    def _faces(self, frame: Frame) -> list[Face]:
         """The picture's faces; those of the last one looked at where the two are the same."""
         if self._looked_at is not None:
-            change = cv2.norm(picture.luma, self._looked_at[0], cv2.NORM_L1) / picture.luma.size
-            if change < _SAME_PICTURE_CHANGE:
+            change = cv2.norm(frame.luma, self._looked_at[0], cv2.NORM_L1) / frame.luma.size
+            if change < _SAME_FRAME_CHANGE:
                 return self._looked_at[1]
-        self._looked_at = (picture.luma.copy(), self._detector.faces(picture))
+        self._looked_at = (frame.luma.copy(), self._detector.faces(frame))
         return self._looked_at[1]
 
     def finish(self, start_s: float, end_s: float) -> Observation:
@@ -315,12 +315,12 @@ class _YuNet:
             score_threshold=min(parameters.yunet_score, parameters.yunet_next_score),
         )
 
-    def faces(self, picture: Picture) -> list[Face]:
-        height, width = picture.luma.shape
+    def faces(self, frame: Frame) -> list[Face]:
+        height, width = frame.luma.shape
         if self._size != (width, height):
             self._size = (width, height)
             self._detector.setInputSize(self._size)
-        _, found = self._detector.detect(picture.bgr)
+        _, found = self._detector.detect(frame.bgr)
         if found is None:
             return []
         rows = np.asarray(found, dtype=np.float64)
@@ -352,9 +352,9 @@ class _Haar:
         folder = Path(cv2.__file__).parent / "data"
         self._cascade = cv2.CascadeClassifier(str(folder / _HAAR_CASCADE))
 
-    def faces(self, picture: Picture) -> list[Face]:
-        scale = min(1.0, _HAAR_SHORT_SIDE_PX / min(picture.luma.shape))
-        luma = cv2.resize(picture.luma, None, fx=scale, fy=scale, interpolation=cv2.INTER_AREA)
+    def faces(self, frame: Frame) -> list[Face]:
+        scale = min(1.0, _HAAR_SHORT_SIDE_PX / min(frame.luma.shape))
+        luma = cv2.resize(frame.luma, None, fx=scale, fy=scale, interpolation=cv2.INTER_AREA)
         height, width = luma.shape
         least = max(_HAAR_WINDOW_PX, round(self._min_height_share * min(height, width)))
         boxes, _, weights = self._cascade.detectMultiScale3(

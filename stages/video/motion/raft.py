@@ -25,9 +25,8 @@ from stages.base.contract import (
     Ready,
     StageParameters,
 )
-from stages.media.blocks import ByteImage, SourceFormat
-from stages.media.conform import Margins
-from stages.media.stills import StillConformer, progressive_pictures
+from stages.media.blocks import ByteImage, Margins, SourceFormat
+from stages.media.sampled_frames import RgbConformer, progressive_frames
 from stages.models.torchvision_guard import import_torchvision, require_packages
 from stages.video.motion.flow import (
     LONGEST_PAIR_S,
@@ -63,7 +62,7 @@ _CPU_PAIRS, _CUDA_PAIRS = 4, 32
 
 
 @dataclasses.dataclass(frozen=True)
-class PicturePairs:
+class FramePairs:
     """A clip's pictures as RAFT sees them, and which of them are a pair.
 
     `pictures` is uint8 RGB [pictures, height, width, 3]; `pairs` holds indices into it,
@@ -71,7 +70,7 @@ class PicturePairs:
     side of 256 px, of what those pictures show: the network's sides are rounded.
     """
 
-    pictures: ByteImage
+    frames: ByteImage
     pairs: npt.NDArray[np.int64]
     apart_s: npt.NDArray[np.float64]
     shown_px: tuple[float, float]
@@ -89,7 +88,7 @@ class RaftModel:
     flow_updates: int
 
 
-class RaftStage(ModelStage[MotionParameters, PicturePairs, RaftModel]):
+class RaftStage(ModelStage[MotionParameters, FramePairs, RaftModel]):
     """The second look of the stage `motion`, by `raft_large` or `raft_small`."""
 
     name: ClassVar[str] = "motion"
@@ -115,36 +114,36 @@ class RaftStage(ModelStage[MotionParameters, PicturePairs, RaftModel]):
         """There are pictures."""
         return "modality = 'video'"
 
-    def prepare(self, clip: ClipTask) -> PicturePairs | NotApplicable | Ready:
+    def prepare(self, clip: ClipTask) -> FramePairs | NotApplicable | Ready:
         """The clip's pairs; no model is needed for a clip that has none.
 
         Raises:
             MediaError: the clip cannot be decoded, or `no_first_look`.
         """
-        if isinstance(clip.first_look, NotApplicable):
-            return clip.first_look
+        if isinstance(clip.signals_record, NotApplicable):
+            return clip.signals_record
         if clip.source.video_index is None:
             return NotApplicable("motion needs pictures")
-        if not isinstance(clip.first_look, MotionRecord):
+        if not isinstance(clip.signals_record, MotionRecord):
             raise MediaError(
                 "no_first_look",
                 "Its repeated and missing pictures were not counted when the source was decoded.",
                 subject=clip.uri,
             )
         width, height = network_size(clip.source)
-        conformer = StillConformer(clip.source, Margins(), width, height)
+        conformer = RgbConformer(clip.source, Margins(), width, height)
         end_s = clip.end_s - _TIME_TOLERANCE_S
-        timed = progressive_pictures(clip.uri, clip.source, clip.start_s, end_s)
+        timed = progressive_frames(clip.uri, clip.source, clip.start_s, end_s)
         found = _PairFinder(self.parameters.raft, conformer, clip.end_s - clip.start_s).find(timed)
         if not found.pairs:
-            return Ready(clip.first_look)
-        return PicturePairs(
-            pictures=np.stack(found.images),
+            return Ready(clip.signals_record)
+        return FramePairs(
+            frames=np.stack(found.images),
             pairs=np.array(found.pairs, dtype=np.int64),
             apart_s=np.array([found.times_s[b] - found.times_s[a] for a, b in found.pairs]),
             shown_px=shown_size(clip.source),
-            frozen_share=clip.first_look.frozen_share,
-            dropped_share=clip.first_look.dropped_share,
+            frozen_share=clip.signals_record.frozen_share,
+            dropped_share=clip.signals_record.dropped_share,
         )
 
     def load(self, device: str) -> RaftModel:
@@ -163,21 +162,21 @@ class RaftStage(ModelStage[MotionParameters, PicturePairs, RaftModel]):
         half = device.startswith("cuda") and settings.precision != "full"
         return raft_model(network, device, half=half, flow_updates=settings.flow_updates)
 
-    def infer(self, model: RaftModel, batch: Sequence[PicturePairs]) -> list[object]:
+    def infer(self, model: RaftModel, batch: Sequence[FramePairs]) -> list[object]:
         """Every clip's speeds."""
         return [
             self._record(prepared, flows)
             for prepared, flows in zip(batch, clip_flows(model, batch), strict=True)
         ]
 
-    def _record(self, prepared: PicturePairs, flows: Sequence[FlowField]) -> MotionRecord:
+    def _record(self, prepared: FramePairs, flows: Sequence[FlowField]) -> MotionRecord:
         speeds: list[FlowSpeeds] = []
         for (first, second), apart_s, flow in zip(
             prepared.pairs, prepared.apart_s, flows, strict=True
         ):
-            pictures = prepared.pictures[first], prepared.pictures[second]
+            frames = prepared.frames[first], prepared.frames[second]
             displacement = pair_displacements(
-                *pictures, flow, prepared.shown_px, self.parameters.unexplained_share
+                *frames, flow, prepared.shown_px, self.parameters.unexplained_share
             )
             if displacement is not None:
                 speeds.append(displacement.scaled(1.0 / float(apart_s)))
@@ -249,7 +248,7 @@ class _PairFinder:
     """
 
     def __init__(
-        self, settings: RaftParameters, conformer: StillConformer, duration_s: float
+        self, settings: RaftParameters, conformer: RgbConformer, duration_s: float
     ) -> None:
         self._pair_s = settings.pair_s
         self._most = settings.max_pairs
@@ -320,7 +319,7 @@ def raft_model(
     return RaftModel(network.to(device), device, half, flow_updates)
 
 
-def clip_flows(model: RaftModel, batch: Sequence[PicturePairs]) -> list[list[FlowField]]:
+def clip_flows(model: RaftModel, batch: Sequence[FramePairs]) -> list[list[FlowField]]:
     """The flow of every pair of every clip: float32 [height, width, 2], to the right and down.
 
     Pairs of equal size go through the network together, whichever clips they are of.
@@ -328,12 +327,12 @@ def clip_flows(model: RaftModel, batch: Sequence[PicturePairs]) -> list[list[Flo
     flows: list[list[FlowField]] = [[] for _ in batch]
     by_size: dict[tuple[int, ...], list[tuple[int, int, int]]] = {}
     for clip, prepared in enumerate(batch):
-        places = by_size.setdefault(prepared.pictures.shape[1:3], [])
+        places = by_size.setdefault(prepared.frames.shape[1:3], [])
         places += [(clip, int(first), int(second)) for first, second in prepared.pairs]
     for size, places in by_size.items():
         for chunk in _chunks(places, _pairs_at_once(model.device, size)):
-            first = np.stack([batch[clip].pictures[index] for clip, index, _ in chunk])
-            second = np.stack([batch[clip].pictures[index] for clip, _, index in chunk])
+            first = np.stack([batch[clip].frames[index] for clip, index, _ in chunk])
+            second = np.stack([batch[clip].frames[index] for clip, _, index in chunk])
             for (clip, _, _), flow in zip(chunk, network_flow(model, first, second), strict=True):
                 flows[clip].append(flow)
     return flows
@@ -354,8 +353,8 @@ def network_flow(model: RaftModel, first: ByteImage, second: ByteImage) -> FlowF
     with torch.inference_mode(), torch.autocast(kind, torch.float16, enabled=model.half):
         one, two = (
             # -1..1, as torchvision's own transform for its weights has it.
-            torch.from_numpy(pictures).to(model.device).permute(0, 3, 1, 2).float() / 127.5 - 1.0
-            for pictures in (first, second)
+            torch.from_numpy(frames).to(model.device).permute(0, 3, 1, 2).float() / 127.5 - 1.0
+            for frames in (first, second)
         )
         flow = model.network(one, two, num_flow_updates=model.flow_updates)[-1]
         return np.asarray(flow.float().permute(0, 2, 3, 1).cpu().numpy(), dtype=np.float32)
@@ -374,7 +373,7 @@ def pair_displacements(
         first: uint8 RGB [height, width, 3], as the network saw it.
         second: the same.
         flow: float32 [height, width, 2] in the network's pixels.
-        shown_px: see `PicturePairs`.
+        shown_px: see `FramePairs`.
         unexplained_share: see `MotionParameters`.
     """
     height, width = flow.shape[:2]
@@ -385,12 +384,10 @@ def pair_displacements(
     small = np.asarray(cv2.resize(stated, size, interpolation=cv2.INTER_AREA) * np.float32(scale))
     one, two = (
         np.asarray(
-            cv2.resize(
-                cv2.cvtColor(picture, cv2.COLOR_RGB2GRAY), size, interpolation=cv2.INTER_AREA
-            ),
+            cv2.resize(cv2.cvtColor(frame, cv2.COLOR_RGB2GRAY), size, interpolation=cv2.INTER_AREA),
             dtype=np.uint8,
         )
-        for picture in (first, second)
+        for frame in (first, second)
     )
     if is_cut(one, two, small, unexplained_share, only_inside=True):
         return None

@@ -27,7 +27,7 @@ from stages.base.contract import (
     StageParameters,
 )
 from stages.base.series import VIDEO_BIN_RATE_HZ, BinGrid, observed_weights, weighted_mean
-from stages.media.blocks import ByteImage, FloatArray, Picture, SourceFormat
+from stages.media.blocks import ByteImage, FloatArray, Frame, SourceFormat
 from stages.video.motion.flow import (
     LONGEST_PAIR_S,
     MOTION_VERSION,
@@ -90,7 +90,7 @@ class MotionStage(SignalStage[MotionParameters]):
         """A fresh watch over one unit."""
         return _MotionObserver(self.parameters, with_flow=self.backend.name == "dis")
 
-    def second_look(self) -> ModelStage[Any, Any, Any] | None:
+    def model_stage(self) -> ModelStage[Any, Any, Any] | None:
         """RAFT, where it is the backend: it measures the speeds."""
         if self.backend.name not in RAFT_WEIGHTS:
             return None
@@ -107,11 +107,11 @@ class MotionStage(SignalStage[MotionParameters]):
         series = {name: np.asarray(values) for name, values in signals.series.items()}
         spread = signals.weights(start_s, end_s)
         # A bin's sums count by the share of the bin that lies inside the clip.
-        pictures, repeated, missing = (
+        frames, repeated, missing = (
             float(np.dot(spread, np.nan_to_num(series[name])))
             for name in ("pictures", "repeated", "missing")
         )
-        if pictures + missing <= 0:
+        if frames + missing <= 0:
             return NotApplicable("no picture in this span")
         pairs = np.nan_to_num(series["pairs"])
         weights = observed_weights(pairs > 0, spread) * pairs
@@ -122,8 +122,8 @@ class MotionStage(SignalStage[MotionParameters]):
             camera_px_s=weighted_mean(series["camera_px_s"], weights),
             subject_px_s=weighted_mean(series["subject_px_s"], weights),
             static_share=weighted_mean(static, weights),
-            frozen_share=repeated / pictures if pictures > 0 else 0.0,
-            dropped_share=missing / (pictures + missing),
+            frozen_share=repeated / frames if frames > 0 else 0.0,
+            dropped_share=missing / (frames + missing),
         )
 
 
@@ -140,14 +140,14 @@ class _MotionObserver(Observer):
         self._pair_times_s: list[float] = []
         self._speeds: list[FlowSpeeds] = []
 
-    def picture(self, picture: Picture) -> None:
-        half = picture.every_other_luma
+    def frame(self, frame: Frame) -> None:
+        half = frame.every_other_luma
         before, self._half = self._half, half
         self._repeated.append(before is not None and self._repeats(half, before))
-        self._times_s.append(picture.time_s)
-        self._last_duration_s = picture.duration_s
+        self._times_s.append(frame.time_s)
+        self._last_duration_s = frame.duration_s
         if self._flow is not None:
-            self._watch_pair(picture, self._flow)
+            self._watch_pair(frame, self._flow)
 
     def finish(self, start_s: float, end_s: float) -> Observation:
         grid = BinGrid(start_s, end_s, VIDEO_BIN_RATE_HZ)
@@ -172,23 +172,23 @@ class _MotionObserver(Observer):
         cells = cv2.resize(difference, (16, 9), interpolation=cv2.INTER_AREA)
         return float(cells.max()) <= self._parameters.frozen_cell_change
 
-    def _watch_pair(self, picture: Picture, flow: FlowMeter) -> None:
+    def _watch_pair(self, frame: Frame, flow: FlowMeter) -> None:
         if self._first is not None:
             first_s, first = self._first
-            apart_s = picture.time_s - first_s
+            apart_s = frame.time_s - first_s
             # Half a millisecond of slack: containers round times.
             if apart_s < self._parameters.pair_s - 5e-4:
                 return
             self._first = None
             if apart_s <= LONGEST_PAIR_S:
-                speeds = flow.speeds(first, _flow_luma(picture.luma))
+                speeds = flow.speeds(first, _flow_luma(frame.luma))
                 if speeds is not None:
                     scale = STATED_SHORT_SIDE_PX / (min(first.shape) * apart_s)
                     self._pair_times_s.append(first_s)
                     self._speeds.append(speeds.scaled(scale))
-        if picture.time_s >= self._next_pair_s - 1e-6:
-            self._first = (picture.time_s, _flow_luma(picture.luma))
-            self._next_pair_s = picture.time_s + 1.0 / self._parameters.pairs_hz
+        if frame.time_s >= self._next_pair_s - 1e-6:
+            self._first = (frame.time_s, _flow_luma(frame.luma))
+            self._next_pair_s = frame.time_s + 1.0 / self._parameters.pairs_hz
 
 
 def missing_times(times_s: FloatArray, last_duration_s: float) -> FloatArray:

@@ -19,7 +19,7 @@ from scenedetect.common import Timecode
 from scenedetect.detectors import AdaptiveDetector
 
 from stages.base.contract import StageParameters
-from stages.media.blocks import ByteImage, Picture
+from stages.media.blocks import ByteImage, Frame
 
 BoundaryKind = Literal["cut", "fade", "start"]
 
@@ -83,7 +83,7 @@ class Boundary:
 class CutFinder(Protocol):
     """Finds transitions in a row of pictures."""
 
-    def picture(self, picture: Picture) -> None:
+    def frame(self, frame: Frame) -> None:
         """See the next picture."""
 
     def boundaries(self) -> list[Boundary]:
@@ -138,23 +138,23 @@ class AdaptiveCuts:
         self._waiting: collections.deque[tuple[float, float]] = collections.deque()
         self._found: list[Boundary] = []
 
-    def picture(self, picture: Picture) -> None:
+    def frame(self, frame: Frame) -> None:
         """See the next picture."""
         planes = (
-            picture.every_other_luma,
-            picture.chroma_u.copy(),
-            picture.chroma_v.copy(),
+            frame.every_other_luma,
+            frame.chroma_u.copy(),
+            frame.chroma_v.copy(),
         )
         before = self._recent[-1][1] if self._recent else planes
-        self._recent.append((picture.time_s, planes))
-        self._times_s.append(picture.time_s)
+        self._recent.append((frame.time_s, planes))
+        self._times_s.append(frame.time_s)
         self._changes.append(_difference(planes, before))
-        stamp = Timecode(pts=round(picture.time_s / _TIME_BASE), time_base=_TIME_BASE)
-        candidate = self._detector.process_frame(FrameTimecode(stamp, self._fps), picture.small_bgr)
+        stamp = Timecode(pts=round(frame.time_s / _TIME_BASE), time_base=_TIME_BASE)
+        candidate = self._detector.process_frame(FrameTimecode(stamp, self._fps), frame.small_bgr)
         if candidate and self._is_large():
             window = self._parameters.window
             self._waiting.append((self._times_s[window], self._changes[window]))
-        while self._waiting and picture.time_s > self._waiting[0][0] + self._reach_s:
+        while self._waiting and frame.time_s > self._waiting[0][0] + self._reach_s:
             self._decide(*self._waiting.popleft())
         self._forget()
 

@@ -25,7 +25,7 @@ from stages.base.contract import (
     StageParameters,
 )
 from stages.base.series import VIDEO_BIN_RATE_HZ, BinGrid
-from stages.media.blocks import ByteImage, Picture, SourceFormat
+from stages.media.blocks import ByteImage, Frame, SourceFormat
 from stages.video.shots.cuts import AdaptiveCuts, Boundary, BoundaryKind, CutFinder, ShotsParameters
 from stages.video.shots.transnet import TransNetCuts, transnet_weights
 from stages.weights.find import sha256_of
@@ -101,9 +101,9 @@ class _ShotsObserver(Observer):
         self._cuts = cuts
         self._black = _BlackRuns(parameters)
 
-    def picture(self, picture: Picture) -> None:
-        self._cuts.picture(picture)
-        self._black.picture(picture)
+    def frame(self, frame: Frame) -> None:
+        self._cuts.frame(frame)
+        self._black.frame(frame)
 
     def finish(self, start_s: float, end_s: float) -> Observation:
         boundaries = merge_boundaries(
@@ -167,14 +167,14 @@ class _BlackRuns:
         self._run_start_s: float | None = None
         self._found: list[Boundary] = []
 
-    def picture(self, picture: Picture) -> None:
-        black = black_share(picture.luma, self._black_luma) >= self._least_share
+    def frame(self, frame: Frame) -> None:
+        black = black_share(frame.luma, self._black_luma) >= self._least_share
         if black and self._run_start_s is None:
-            self._run_start_s = picture.time_s
+            self._run_start_s = frame.time_s
         elif not black and self._run_start_s is not None:
-            if picture.time_s - self._run_start_s >= self._min_shot_s:
+            if frame.time_s - self._run_start_s >= self._min_shot_s:
                 self._found.append(Boundary(self._run_start_s, "fade"))
-            self._found.append(Boundary(picture.time_s, "fade"))
+            self._found.append(Boundary(frame.time_s, "fade"))
             self._run_start_s = None
 
     def boundaries(self) -> list[Boundary]:

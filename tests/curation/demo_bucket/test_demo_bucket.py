@@ -46,7 +46,7 @@ from curation.demo_bucket.bucket import bucket_recipes
 from curation.demo_bucket.render import AudioTrack
 from curation.demo_bucket.truth import ClipTruth
 from manifests.errors import UsageError
-from stages.media.blocks import AudioBlock, Picture
+from stages.media.blocks import AudioBlock, Frame
 from stages.media.decode import decode_unit
 from stages.media.probe import probe
 from stages.registry import SIGNAL_STAGES, build_signal_stage
@@ -378,9 +378,9 @@ def as_measured(path: Path) -> dict[str, Any]:
     observers = [stage.observer(source) for stage in stages]
     media = [stage.media for stage in stages]
 
-    def on_picture(picture: Picture) -> None:
+    def on_frame(picture: Frame) -> None:
         for observer in itertools.compress(observers, (each == "video" for each in media)):
-            observer.picture(picture)
+            observer.frame(picture)
 
     def on_audio(block: AudioBlock) -> None:
         for observer in itertools.compress(observers, (each == "audio" for each in media)):
@@ -391,7 +391,7 @@ def as_measured(path: Path) -> dict[str, Any]:
         source,
         -math.inf,
         math.inf,
-        on_picture=on_picture,
+        on_frame=on_frame,
         on_audio=on_audio,
     )
     assert span.start_s is not None and span.end_s is not None

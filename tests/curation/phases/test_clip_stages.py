@@ -206,7 +206,7 @@ def test_a_precondition_that_is_false_whatever_failed_says_does_not_apply(
 
 
 class MadeUpLook(ModelStage[MotionParameters, None, None]):
-    """A second look that returns the first."""
+    """A model stage that returns what the signals say."""
 
     name: ClassVar[str] = "motion"
     version: ClassVar[int] = 1
@@ -218,9 +218,9 @@ class MadeUpLook(ModelStage[MotionParameters, None, None]):
         return Backend("made_up", None)
 
     def prepare(self, clip: ClipTask) -> NotApplicable | Ready | None:
-        if not isinstance(clip.first_look, MotionRecord):
+        if not isinstance(clip.signals_record, MotionRecord):
             raise MediaError("no_first_look", "There is none.")
-        return Ready(clip.first_look)
+        return Ready(clip.signals_record)
 
     def load(self, device: str) -> None:
         raise NotImplementedError
@@ -230,12 +230,12 @@ class MadeUpLook(ModelStage[MotionParameters, None, None]):
 
 
 @pytest.mark.parametrize("retryable", [True, False])
-def test_a_second_look_waits_for_the_first(
+def test_a_model_waits_for_the_signals(
     raw: Path, tmp_path: Path, engine: InProcessEngine, monkeypatch: pytest.MonkeyPatch,
     retryable: bool,
 ) -> None:  # fmt: skip
     monkeypatch.setattr(
-        MotionStage, "second_look", lambda self: MadeUpLook(self.parameters, self.backend)
+        MotionStage, "model_stage", lambda self: MadeUpLook(self.parameters, self.backend)
     )
     more = [f"--set=stages.{name}.enabled=false" for name in ("sync", "faces", "speech")]
     more += ["--set=gates.sync_offset=", "--set=gates.sync_confidence="]

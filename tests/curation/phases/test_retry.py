@@ -120,7 +120,7 @@ def test_a_model_that_loses_its_device_is_started_again_and_no_clip_pays(raw: Pa
     }
 
 
-# --- what stops a file, a stretch of it or a stage for now, without Ray
+# --- what stops a file, a decode segment or a stage for now, without Ray
 
 
 FEW_STAGES = (
@@ -198,7 +198,7 @@ def test_storage_that_fails_under_the_probe_is_told_and_the_file_is_probed_again
     assert measure(clip, tmp_path)["rows_written"] == 0
 
 
-def test_a_source_with_a_stretch_that_may_still_decode_is_not_given_up(
+def test_a_source_with_a_decode_segment_that_may_still_decode_is_not_given_up(
     clip: Path, tmp_path: Path, engine: InProcessEngine
 ) -> None:
     def fault(task: Task[Any]) -> None:
@@ -219,14 +219,14 @@ def test_a_source_with_a_stretch_that_may_still_decode_is_not_given_up(
     assert [unit["status"] for unit in units] == ["failed", "ok"]
 
 
-def test_a_stretch_of_a_good_source_is_told_and_decoded_again(
+def test_a_decode_segment_of_a_good_source_is_told_and_decoded_again(
     clip: Path, undisturbed: list[dict[str, Any]], tmp_path: Path, engine: InProcessEngine
 ) -> None:
     engine.fault = raises(
         "worker_lost", lambda task: measuring(task) and task.argument.unit_index == 1
     )
     notes = measure(clip, tmp_path)["notes"]
-    assert any("1 stretch of files could not be decoded for now (worker_lost)" in n for n in notes)
+    assert any("1 decode segment could not be decoded for now (worker_lost)" in n for n in notes)
     engine.fault = no_fault
     engine.subjects.clear()
     measure(clip, tmp_path)
@@ -253,7 +253,7 @@ def test_one_signal_that_fails_for_now_is_measured_again_and_reaches_the_clips(
         patch.setattr(SIGNAL_STAGES[stage], "observer", observer)
         measure(clip, tmp_path)
         notes = measure(clip, tmp_path)["notes"]
-    told = f"2 stretches could not be measured by '{stage}' for now (storage_failed)"
+    told = f"2 decode segments could not be measured by '{stage}' for now (storage_failed)"
     assert any(told in note for note in notes), notes
     assert not any("backend" in note for note in notes), notes
     if stage == "shots":

@@ -11,8 +11,9 @@ import pytest
 import soundfile
 
 from manifests.errors import UsageError
-from stages.audio.audio_class import AudioClassParameters, AudioClassStage, ClipSound
+from stages.audio.audio_class import AudioClassParameters, AudioClassStage
 from stages.audio.audio_labels import kind_of
+from stages.audio.clip_audio import ClipAudio
 from stages.base.contract import ClipTask, NotApplicable, Ready
 from stages.media.probe import probe
 from stages.models.torchvision_guard import import_torchvision
@@ -47,9 +48,10 @@ def stage(folder: Path, monkeypatch: pytest.MonkeyPatch) -> AudioClassStage:
     return AudioClassStage(AudioClassParameters())
 
 
-def noise(seed: int, seconds: float = 5.0, level: float = 0.1) -> ClipSound:
+def noise(seed: int, seconds: float = 5.0, level: float = 0.1) -> ClipAudio:
     rng = np.random.default_rng(seed)
-    return ClipSound(np.float32(level * rng.standard_normal(round(seconds * 16_000))))
+    samples = np.float32(level * rng.standard_normal(round(seconds * 16_000)))
+    return ClipAudio(f"{seed}.wav", 0.0, seconds, samples)
 
 
 def task(path: Path, volume_db: float | None = -20.0) -> ClipTask:
@@ -131,7 +133,7 @@ def test_any_sound_is_recorded(stage: AudioClassStage, tmp_path: Path) -> None:
     soundfile.write(tmp_path / "short.wav", 0.1 * rng.standard_normal(9_600), 48_000)
     for name in ("wide.wav", "short.wav"):
         prepared = stage.prepare(task(tmp_path / name))
-        assert isinstance(prepared, ClipSound)
+        assert isinstance(prepared, ClipAudio)
         [record] = stage.infer(model, [prepared])
         assert record.kind in ("speech", "music", "singing", "sound_effect", "silence")
     soundfile.write(tmp_path / "blink.wav", 0.1 * rng.standard_normal(480), 48_000)
@@ -161,9 +163,9 @@ def test_a_tagger_of_ones_own(tmp_path: Path) -> None:
     assert stage.backend.weights_sha256 is not None
     soundfile.write(tmp_path / "tone.wav", np.full(48_000, 0.9, np.float32), 48_000)
     prepared = stage.prepare(task(tmp_path / "tone.wav"))
-    assert isinstance(prepared, ClipSound)
+    assert isinstance(prepared, ClipAudio)
     assert len(prepared.samples) == 8_000
-    quiet = ClipSound(np.full(8_000, 0.05, np.float32))
+    quiet = ClipAudio("quiet.wav", 0.0, 1.0, np.full(8_000, 0.05, np.float32))
     found = stage.infer(stage.load("cpu"), [prepared, quiet])
     assert [record.kind for record in found] == ["music", "speech"]
     assert found[0].sound_effect == pytest.approx(0.1)

@@ -11,7 +11,8 @@ import pytest
 import soundfile
 
 from manifests.errors import MediaError, UsageError
-from stages.audio.transcript import ClipSound, TranscriptParameters, TranscriptStage
+from stages.audio.clip_audio import ClipAudio
+from stages.audio.transcript import TranscriptParameters, TranscriptStage
 from stages.base.contract import ClipTask, Findings, NotApplicable
 from stages.media.probe import probe
 from stages.weights.find import WEIGHTS_VARIABLE
@@ -32,9 +33,9 @@ def stage(folder: Path, monkeypatch: pytest.MonkeyPatch) -> TranscriptStage:
     return TranscriptStage(TranscriptParameters(enabled=True))
 
 
-def clip(seed: int, seconds: float = 5.0, level: float = 0.1) -> ClipSound:
+def clip(seed: int, seconds: float = 5.0, level: float = 0.1) -> ClipAudio:
     noise = np.random.default_rng(seed).standard_normal(round(seconds * 16_000))
-    return ClipSound(f"{seed}.wav", 10.0, 10.0 + seconds, np.float32(level * noise))
+    return ClipAudio(f"{seed}.wav", 10.0, 10.0 + seconds, np.float32(level * noise))
 
 
 def task(path: Path, start_s: float = 0.0, end_s: float | None = None) -> ClipTask:
@@ -43,7 +44,7 @@ def task(path: Path, start_s: float = 0.0, end_s: float | None = None) -> ClipTa
     return ClipTask("clip", str(path), source, start_s, end_s, {})
 
 
-def findings(stage: TranscriptStage, *clips: ClipSound) -> list[Any]:
+def findings(stage: TranscriptStage, *clips: ClipAudio) -> list[Any]:
     found = stage.infer(stage.load("cpu"), clips)
     assert all(isinstance(one, Findings) for one in found)
     return found
@@ -116,7 +117,7 @@ def test_a_clip_has_the_same_words_alone_and_in_any_batch(stage: TranscriptStage
 
 def test_a_clip_that_fails_costs_only_itself(stage: TranscriptStage) -> None:
     # What is not one row of numbers cannot be turned into a spectrogram.
-    broken = ClipSound("broken.wav", 0.0, 5.0, np.zeros((3, 16_000, 2), np.float32))
+    broken = ClipAudio("broken.wav", 0.0, 5.0, np.zeros((3, 16_000, 2), np.float32))
     good = clip(1)
     found = stage.infer(stage.load("cpu"), [good, broken, good])
     assert isinstance(found[1], MediaError)
@@ -143,7 +144,7 @@ def test_files_of_many_channels_and_rates_are_heard(stage: TranscriptStage, tmp_
     soundfile.write(tmp_path / "wide.wav", wide, rate_hz * 8)
     for name in ("plain.wav", "wide.wav"):
         prepared = stage.prepare(task(tmp_path / name))
-        assert isinstance(prepared, ClipSound)
+        assert isinstance(prepared, ClipAudio)
         assert len(prepared.samples) == pytest.approx(len(voice) * 16_000 / rate_hz, abs=2)
         findings(stage, prepared)
 

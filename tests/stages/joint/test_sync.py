@@ -16,7 +16,7 @@ from stages.base.contract import ClipTask, NotApplicable
 from stages.joint.sync.embedded import MAX_OFFSET_FRAMES, align, mouth_measures, speech_envelope
 from stages.joint.sync.stage import SyncParameters, SyncRecord, SyncStage
 from stages.media.blocks import AudioBlock, FloatArray, SourceFormat
-from stages.media.decode import pictures
+from stages.media.decode import decode_frames
 from stages.media.probe import probe
 from stages.media.proxy import luma_plane, upright
 
@@ -118,7 +118,7 @@ def face_track(uri: str, source: SourceFormat, *, rate_hz: float = 2.0) -> dict[
         name: [] for name in ("times_s", "left", "top", "width", "height", "mouth_x", "mouth_y")
     }
     next_s = 0.0
-    for time_s, frame in pictures(uri, source, 0.0, source.duration_s):
+    for time_s, frame in decode_frames(uri, source, 0.0, source.duration_s):
         if time_s < next_s:
             continue
         next_s = time_s + 1 / rate_hz - 1e-3

@@ -14,8 +14,8 @@ import soundfile
 from curation.demo_bucket import Shape, VideoFormat, letterbox_clip, scenery_clip
 from curation.demo_bucket.render import render_video
 from manifests.errors import MediaError
-from stages.media.caption_media import ClipMedia, ClipMediaTask, clip_media, still_times_s
-from stages.media.conform import Margins
+from stages.media.blocks import Margins
+from stages.media.caption_media import ClipMedia, ClipMediaTask, clip_media, sample_times_s
 from stages.media.probe import probe
 
 FAST = VideoFormat(options={"preset": "ultrafast"})
@@ -35,7 +35,9 @@ def pictures(found: ClipMedia) -> list[np.ndarray]:
 
 
 def test_times_are_the_middles_of_equal_parts() -> None:
-    assert still_times_s(10.0, 17.0, 7) == pytest.approx([10.5, 11.5, 12.5, 13.5, 14.5, 15.5, 16.5])
+    assert sample_times_s(10.0, 17.0, 7) == pytest.approx(
+        [10.5, 11.5, 12.5, 13.5, 14.5, 15.5, 16.5]
+    )
 
 
 def test_seven_pictures_from_their_own_times(tmp_path: Path) -> None:
@@ -47,7 +49,7 @@ def test_seven_pictures_from_their_own_times(tmp_path: Path) -> None:
     assert [float(picture.mean()) for picture in seen] == pytest.approx(
         [20 + 30 * second for second in range(7)], abs=4
     )
-    later = pictures(media(tmp_path / "steps.mp4", 3.0, 5.0, stills=2))
+    later = pictures(media(tmp_path / "steps.mp4", 3.0, 5.0, frames=2))
     assert [float(picture.mean()) for picture in later] == pytest.approx([110, 140], abs=4)
 
 

@@ -31,7 +31,7 @@ def decode(
         probe(str(path)),
         start_s,
         end_s,
-        on_picture=lambda picture: times_s.append(picture.time_s),
+        on_frame=lambda picture: times_s.append(picture.time_s),
         on_audio=heard.append,
     )
     return span, times_s, heard

@@ -14,18 +14,10 @@ from av.video.frame import VideoFrame
 from curation.demo_bucket.clips import Shape, flash_beep_clip
 from curation.demo_bucket.render import AudioTrack, VideoFormat, render_audio, render_video
 from manifests.errors import MediaError
-from stages.media.blocks import SourceFormat
-from stages.media.conform import (
-    Margins,
-    audio_length,
-    conformed_audio,
-    conformed_pictures,
-    conformed_size,
-    deinterlaced,
-    downmix,
-    sample_and_hold,
-)
-from stages.media.decode import pictures
+from stages.media.audio import audio_length, conformed_audio, downmix
+from stages.media.blocks import Margins, SourceFormat
+from stages.media.conform import conformed_frames, conformed_size, deinterlaced, sample_and_hold
+from stages.media.decode import decode_frames
 from stages.media.heartbeat import heard_by
 from stages.media.probe import probe
 
@@ -48,7 +40,7 @@ def conform(
     frames: int = FRAMES,
 ) -> Iterator[Image]:
     """Conformed pictures as uint8 [height, width, 3]."""
-    for frame in conformed_pictures(
+    for frame in conformed_frames(
         str(path),
         probe(str(path)),
         start_s,
@@ -125,7 +117,7 @@ def test_every_picture_is_a_sign_of_life(tmp_path: Path) -> None:
     path = tmp_path / "clip.mp4"
     flash_beep_clip(path, shape=dataclasses.replace(TINY, fps=60))
     beats = []
-    frames = conformed_pictures(
+    frames = conformed_frames(
         str(path),
         probe(str(path)),
         0.5,
@@ -221,7 +213,7 @@ def test_an_interlaced_source_is_combed_no_more(given_clips: Path) -> None:
         # The counter, not the burnt-in name of the field, which is combed on purpose.
         return np.asarray(frame.to_ndarray(format="gray"), np.float64)[60:430, 100:620]
 
-    before = [(time_s, frame) for time_s, frame in pictures(path, source, 2.0, 2.5)]
+    before = [(time_s, frame) for time_s, frame in decode_frames(path, source, 2.0, 2.5)]
     combed = max(combing(luma_of(frame)) for _, frame in before)
     after = list(deinterlaced(before))
     assert [time_s for time_s, _ in after] == [time_s for time_s, _ in before]
@@ -283,7 +275,7 @@ def test_colours_come_out_as_they_went_in(tmp_path: Path, chart: ChartFormat) ->
     source = probe(str(path))
     assert source.full_range is chart.full_range
     frame = next(
-        conformed_pictures(
+        conformed_frames(
             str(path),
             source,
             0.0,

@@ -9,8 +9,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from stages.media.blocks import AudioBlock
-from stages.media.conform import Margins, audio_length, conformed_audio, conformed_pictures
+from stages.media.audio import audio_length, conformed_audio
+from stages.media.blocks import AudioBlock, Margins
+from stages.media.conform import conformed_frames
 from stages.media.decode import decode_unit, read_audio
 from stages.media.probe import probe
 from tests.support.media_files import (
@@ -121,7 +122,7 @@ def test_sound_is_that_of_one_piece(
     blocks: list[AudioBlock] = []
     for start_s, end_s in itertools.pairwise((-math.inf, 2.9, 5.33, math.inf)):
         decode_unit(
-            str(path), source, start_s, end_s, on_picture=lambda _: None, on_audio=blocks.append
+            str(path), source, start_s, end_s, on_frame=lambda _: None, on_audio=blocks.append
         )
     joined = np.concatenate([block.samples for block in blocks])
     ends = [block.start_s + len(block.samples) / block.rate_hz for block in blocks]
@@ -222,7 +223,7 @@ def test_a_flash_and_a_beep_stay_together(
     fps, frames, start_s = 24, 60, 3.1
     lumas = [
         frame.to_ndarray(format="gray").mean()
-        for frame in conformed_pictures(
+        for frame in conformed_frames(
             str(path),
             source,
             start_s,

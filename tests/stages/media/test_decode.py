@@ -13,8 +13,8 @@ import pytest
 from moto.server import ThreadedMotoServer
 
 from manifests.errors import MediaError
-from stages.media.blocks import AudioBlock, Picture, SourceFormat
-from stages.media.decode import decode_unit, pictures, read_audio
+from stages.media.blocks import AudioBlock, Frame, SourceFormat
+from stages.media.decode import decode_frames, decode_unit, read_audio
 from stages.media.probe import probe
 from stages.media.proxy import proxy_size
 from stages.media.watches import DecodedSpan
@@ -22,22 +22,22 @@ from stages.media.watches import DecodedSpan
 
 def decode(
     uri: str, source: SourceFormat, start_s: float = -math.inf, end_s: float = math.inf
-) -> tuple[DecodedSpan, list[Picture], list[AudioBlock]]:
-    seen: list[Picture] = []
+) -> tuple[DecodedSpan, list[Frame], list[AudioBlock]]:
+    seen: list[Frame] = []
     heard: list[AudioBlock] = []
     span = decode_unit(
         uri,
         source,
         start_s,
         end_s,
-        on_picture=seen.append,
+        on_frame=seen.append,
         on_audio=heard.append,
     )
     return span, seen, heard
 
 
 @pytest.mark.parametrize(
-    ("name", "pictures_there", "end_s"),
+    ("name", "frames_there", "end_s"),
     [
         ("multishot_stage_audience_watermark.mp4", 275, 10.020),
         ("handheld_whip_pan_rot180_vfr.mp4", 25, 2.380),
@@ -49,12 +49,12 @@ def decode(
     ],
 )
 def test_every_picture_is_seen_once_with_its_time(
-    given_clips: Path, name: str, pictures_there: int, end_s: float
+    given_clips: Path, name: str, frames_there: int, end_s: float
 ) -> None:
     uri = str(given_clips / name)
     source = probe(uri)
     span, seen, _ = decode(uri, source)
-    assert len(seen) == span.pictures == pictures_there
+    assert len(seen) == span.frames == frames_there
     assert span.end_s == pytest.approx(end_s, abs=0.002)
     times = [picture.time_s for picture in seen]
     assert times == sorted(set(times))
@@ -120,7 +120,7 @@ def test_cover_art_is_not_video(given_clips: Path) -> None:
 @pytest.mark.parametrize("start_s", [0.0, 3.3, 12.0])
 def test_pictures_begin_with_the_one_on_show(given_clips: Path, start_s: float) -> None:
     uri = str(given_clips / "multishot_bbb_480p_30s.mp4")
-    times = [t for t, _ in pictures(uri, probe(uri), start_s, start_s + 1.0)]
+    times = [t for t, _ in decode_frames(uri, probe(uri), start_s, start_s + 1.0)]
     assert start_s - 1 / 24 < times[0] <= start_s + 1e-6
     assert times[-1] < start_s + 1.0
     assert len(times) in (24, 25)

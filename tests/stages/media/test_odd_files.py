@@ -13,8 +13,8 @@ import av
 import numpy as np
 import pytest
 
-from stages.media.blocks import AudioBlock, Picture
-from stages.media.decode import decode_unit, pictures
+from stages.media.blocks import AudioBlock, Frame
+from stages.media.decode import decode_frames, decode_unit
 from stages.media.probe import probe
 from tests.support.media_files import (
     Film,
@@ -142,10 +142,10 @@ def test_odd_but_sound_files_are_decoded_whole(tmp_path: Path, name: str) -> Non
     path = written(tmp_path / "clip", name)
     source = probe(str(path))
     assert source.modality == "video"
-    seen: list[Picture] = []
+    seen: list[Frame] = []
     heard: list[AudioBlock] = []
     span = decode_unit(
-        str(path), source, -math.inf, math.inf, on_picture=seen.append, on_audio=heard.append
+        str(path), source, -math.inf, math.inf, on_frame=seen.append, on_audio=heard.append
     )
     reference = shown_by_ffmpeg(path)
     assert span.damaged == []
@@ -153,10 +153,12 @@ def test_odd_but_sound_files_are_decoded_whole(tmp_path: Path, name: str) -> Non
     check_times([picture.time_s for picture in seen], film)
 
     # Every picture of a clip is the one that the whole has at that time.
-    whole = [(time_s, hash_of(frame)) for time_s, frame in pictures(str(path), source, 0.0, 99.0)]
+    whole = [
+        (time_s, hash_of(frame)) for time_s, frame in decode_frames(str(path), source, 0.0, 99.0)
+    ]
     assert [found for _, found in whole] == reference
     start_s, end_s = 0.55 * film.duration_s + 0.21, 0.9 * film.duration_s
-    clip = [(time_s, hash_of(f)) for time_s, f in pictures(str(path), source, start_s, end_s)]
+    clip = [(time_s, hash_of(f)) for time_s, f in decode_frames(str(path), source, start_s, end_s)]
     before = [entry for entry in whole if entry[0] <= start_s]
     expected = before[-1:] + [entry for entry in whole if start_s < entry[0] < end_s]
     assert [found for _, found in clip] == [found for _, found in expected]
@@ -164,10 +166,10 @@ def test_odd_but_sound_files_are_decoded_whole(tmp_path: Path, name: str) -> Non
 
     # Units partition it.
     edges_s = (-math.inf, 0.41 * film.duration_s, 0.77 * film.duration_s, math.inf)
-    parts: list[Picture] = []
+    parts: list[Frame] = []
     for first_s, last_s in itertools.pairwise(edges_s):
         part = decode_unit(
-            str(path), source, first_s, last_s, on_picture=parts.append, on_audio=lambda _: None
+            str(path), source, first_s, last_s, on_frame=parts.append, on_audio=lambda _: None
         )
         assert part.damaged == []
     assert [p.time_s for p in parts] == pytest.approx([p.time_s for p in seen], abs=1e-6)
@@ -204,9 +206,9 @@ def test_pictures_without_times_of_their_own_come_in_order(tmp_path: Path) -> No
             packet.stream = stream
             copy.mux(packet)
     found = probe(str(path))
-    seen: list[Picture] = []
+    seen: list[Frame] = []
     span = decode_unit(
-        str(path), found, -math.inf, math.inf, on_picture=seen.append, on_audio=lambda _: None
+        str(path), found, -math.inf, math.inf, on_frame=seen.append, on_audio=lambda _: None
     )
     assert span.damaged == []
     # Until the first time that runs backwards nothing tells that they are wrong.

@@ -23,7 +23,7 @@ from curation.demo_bucket.clips import Shape, flash_beep_clip, scenery_clip
 from curation.demo_bucket.render import AudioTrack, render_audio
 from manifests.errors import MediaError
 from stages.media import encode
-from stages.media.conform import Margins
+from stages.media.blocks import Margins
 from stages.media.probe import probe
 from stages.packing.sample import PackProfile, SampleTask, sample_id_of, write_sample
 from stages.packing.shard import assemble_shard, plan_shards, shard_name

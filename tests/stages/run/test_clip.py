@@ -16,7 +16,7 @@ import pytest
 import curation.engine.worker
 from curation.engine.worker import ModelWorker
 from manifests.errors import TwinreelError
-from stages.audio.audio_class import ClipSound
+from stages.audio.clip_audio import ClipAudio
 from stages.base.contract import Backend, StageCall
 from stages.models.device import DeviceLostError, best_device, device_fault
 from stages.registry import build_clip_stage
@@ -65,8 +65,8 @@ def call() -> StageCall:
     return StageCall("audio_class", json.dumps(parameters), stage.backend, "fingerprint")
 
 
-def sounds(*firsts: float) -> list[ClipSound]:
-    return [ClipSound(np.full(1_600, first, np.float32)) for first in firsts]
+def sounds(*firsts: float) -> list[ClipAudio]:
+    return [ClipAudio("", 0.0, 0.1, np.full(1_600, first, np.float32)) for first in firsts]
 
 
 def codes(found: Sequence[ClipResult | TwinreelError]) -> list[str]:

@@ -27,7 +27,7 @@ from stages.video.aesthetic import (
     AestheticParameters,
     AestheticRecord,
     AestheticStage,
-    ClipPictures,
+    ClipFrames,
     clip_crop,
 )
 from stages.weights.catalogue import CATALOGUE
@@ -85,8 +85,8 @@ def plain_scores(embeddings: torch.Tensor) -> torch.Tensor:
     return embeddings[:, 0]
 
 
-def pictures(seed: int) -> ClipPictures:
-    return ClipPictures(
+def pictures(seed: int) -> ClipFrames:
+    return ClipFrames(
         np.stack([textured_picture(224, 224, seed=3 * seed + index) for index in range(3)])
     )
 
@@ -190,7 +190,7 @@ def test_pictures_are_taken_at_a_tenth_the_middle_and_nine_tenths(
         options={"crf": "1"},
     )
     prepared = stage.prepare(task(path, 1.0, 5.0))
-    assert isinstance(prepared, ClipPictures)
+    assert isinstance(prepared, ClipFrames)
     assert prepared.images.shape == (3, 224, 224, 3)
     assert prepared.images.dtype == np.uint8
     means = prepared.images.mean(axis=(1, 2, 3))
@@ -214,10 +214,10 @@ def test_margins_are_cut_off_first_and_pictures_stand_upright(
     )
     picture = {"margins_px": {"top": 20, "bottom": 40, "left": 0, "right": 0}}
     prepared = stage.prepare(task(path, 0.0, 0.4, structs={"picture": picture}))
-    assert isinstance(prepared, ClipPictures)
+    assert isinstance(prepared, ClipFrames)
     assert np.abs(prepared.images[1].astype(int) - clip_crop(inner)).mean() < 4
     boxed = stage.prepare(task(path, 0.0, 0.4, structs={"picture": {"margins_px": None}}))
-    assert isinstance(boxed, ClipPictures)
+    assert isinstance(boxed, ClipFrames)
     assert np.abs(boxed.images[1].astype(int) - clip_crop(inner)).mean() > 20
 
 

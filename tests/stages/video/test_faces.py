@@ -195,7 +195,7 @@ def _kind_of_file(stage: FacesStage, path: Path) -> str | None:
             return None
         observer = stage.observer(source)
         span = decode_unit(
-            str(path), source, -math.inf, math.inf, on_picture=observer.picture,
+            str(path), source, -math.inf, math.inf, on_frame=observer.frame,
             on_audio=lambda block: None,
         )  # fmt: skip
     except MediaError:

@@ -30,7 +30,7 @@ from stages.media.probe import probe
 from stages.models.torchvision_guard import import_torchvision
 from stages.video.motion.flow import FlowField, MotionParameters, MotionRecord
 from stages.video.motion.raft import (
-    PicturePairs,
+    FramePairs,
     RaftStage,
     clip_flows,
     network_size,
@@ -43,7 +43,7 @@ from stages.weights.find import WEIGHTS_VARIABLE
 from tests.support.made_up_weights import filled
 from tests.support.watching import source_format, summary, watch_file
 
-FIRST_LOOK = MotionRecord(None, None, None, None, 0.25, 0.125)
+SIGNALS_RECORD = MotionRecord(None, None, None, None, 0.25, 0.125)
 NETWORKS = {"raft_large": "raft-large", "raft_small": "raft-small"}
 
 
@@ -113,13 +113,13 @@ def load_constant(weights_folder: Path) -> Callable[[float, float], tuple[RaftSt
     return loaded
 
 
-def pairs_of(seed: int, count: int, width: int = 256, height: int = 256) -> PicturePairs:
+def pairs_of(seed: int, count: int, width: int = 256, height: int = 256) -> FramePairs:
     """A made-up clip of `count` pairs in a row."""
     canvas = textured_picture(width + 20 * count, height, seed=seed)
     images = [canvas[:, 16 * index : 16 * index + width] for index in range(count + 1)]
     indices = np.arange(count)
-    return PicturePairs(
-        pictures=np.stack(images),
+    return FramePairs(
+        frames=np.stack(images),
         pairs=np.stack([indices, indices + 1], axis=1).astype(np.int64),
         apart_s=np.full(count, 0.5),
         shown_px=(float(width), float(height)),
@@ -136,7 +136,7 @@ def task(path: Path, end_s: float, start_s: float = 0.0, **changes: Any) -> Clip
         start_s=start_s,
         end_s=end_s,
         side_rows={},
-        **({"first_look": FIRST_LOOK} | changes),
+        **({"signals_record": SIGNALS_RECORD} | changes),
     )
 
 
@@ -183,13 +183,13 @@ def test_half_precision_differs_little_and_correlates_in_full(load: Load) -> Non
     assert 0 < np.abs(full - half).max() < 0.02 * np.abs(full).max()
 
 
-def alone(module: torch.nn.Module, clip: PicturePairs) -> list[FlowField]:
+def alone(module: torch.nn.Module, clip: FramePairs) -> list[FlowField]:
     """The network's own answers, one pair at a time, after torchvision's own transform."""
     from torchvision.transforms._presets import OpticalFlow
 
     flows = []
     for pair in clip.pairs:
-        one, two = (torch.from_numpy(clip.pictures[i]).permute(2, 0, 1)[None] for i in pair)
+        one, two = (torch.from_numpy(clip.frames[i]).permute(2, 0, 1)[None] for i in pair)
         with torch.no_grad():
             flow = module.eval()(*OpticalFlow()(one, two), num_flow_updates=12)[-1][0]
         flows.append(flow.permute(1, 2, 0).numpy())
@@ -289,7 +289,7 @@ def test_the_speed_of_a_pan_from_the_file_to_the_record(
     stage, model = load_constant(-26 * scale, 0.0)
     path = pan(tmp_path / "pan.mp4", 50.0, size=size, length_s=2.4)
     prepared = stage.prepare(task(path, 2.4))
-    assert isinstance(prepared, PicturePairs)
+    assert isinstance(prepared, FramePairs)
     assert prepared.apart_s == pytest.approx([0.52] * 4)
     record = stage.infer(model, [prepared])[0]
     assert isinstance(record, MotionRecord)
@@ -306,7 +306,7 @@ def test_a_short_clip_has_its_ends_compared(tmp_path: Path, load: Load) -> None:
     stage, model = load(unexplained_share=100.0)
     path = pan(tmp_path / "pan.mp4", 50.0, size=(256, 256), length_s=1.0)
     prepared = stage.prepare(task(path, 0.4, start_s=0.2))
-    assert isinstance(prepared, PicturePairs)
+    assert isinstance(prepared, FramePairs)
     assert prepared.apart_s == pytest.approx([0.16])
     record = stage.infer(model, [prepared])[0]
     assert isinstance(record, MotionRecord) and record.score_px_s is not None
@@ -315,20 +315,20 @@ def test_a_short_clip_has_its_ends_compared(tmp_path: Path, load: Load) -> None:
 def test_a_clip_of_one_picture_has_no_speeds(tmp_path: Path, load: Load) -> None:
     stage, _ = load()
     path = pan(tmp_path / "one.mp4", 0.0, size=(256, 256), length_s=0.04)
-    assert stage.prepare(task(path, 0.04)) == Ready(FIRST_LOOK)
+    assert stage.prepare(task(path, 0.04)) == Ready(SIGNALS_RECORD)
 
 
 def test_long_clips_have_their_pairs_spread(tmp_path: Path, load: Load) -> None:
     stage, _ = load(raft={"max_pairs": 3, "pair_s": 0.2})
     path = pan(tmp_path / "pan.mp4", 10.0, size=(128, 128), length_s=6.0)
     prepared = stage.prepare(task(path, 6.0))
-    assert isinstance(prepared, PicturePairs)
+    assert isinstance(prepared, FramePairs)
     assert len(prepared.pairs) == 3
-    assert len(prepared.pictures) == 6
+    assert len(prepared.frames) == 6
     whole, _ = load()
     prepared = whole.prepare(task(path, 5.0))
-    assert isinstance(prepared, PicturePairs)
-    assert prepared.pictures.nbytes < 8e6
+    assert isinstance(prepared, FramePairs)
+    assert prepared.frames.nbytes < 8e6
 
 
 def test_slow_sources_have_pairs_and_slides_have_none(tmp_path: Path, load: Load) -> None:
@@ -339,7 +339,7 @@ def test_slow_sources_have_pairs_and_slides_have_none(tmp_path: Path, load: Load
         video = VideoFormat(frame_rate=Fraction(1))
         render_video(path, ((gap_s * index, scene) for index in range(5)), video=video)
         prepared = stage.prepare(task(path, 5 * gap_s))
-        found = prepared.apart_s if isinstance(prepared, PicturePairs) else []
+        found = prepared.apart_s if isinstance(prepared, FramePairs) else []
         assert found == pytest.approx(apart_s)
 
 
@@ -358,8 +358,8 @@ def test_real_sources(given_clips: Path, load: Load, name: str, width: int) -> N
     stage, model = load(unexplained_share=100.0, raft={"max_pairs": 1})
     clip = task(given_clips / name, 1.6, start_s=0.3)
     prepared = stage.prepare(clip)
-    assert isinstance(prepared, PicturePairs)
-    assert prepared.pictures.shape[2] == width
+    assert isinstance(prepared, FramePairs)
+    assert prepared.frames.shape[2] == width
     assert stage.infer(model, [prepared])[0].score_px_s > 0
 
 
@@ -371,8 +371,8 @@ def test_pictures_stand_upright(tmp_path: Path, load: Load) -> None:
     video = VideoFormat(rotation_deg=90, options={"crf": "1"})
     render_video(path, ((index / 25, stored) for index in range(20)), video=video)
     prepared = stage.prepare(task(path, 0.8))
-    assert isinstance(prepared, PicturePairs)
-    upright = cv2.resize(prepared.pictures[0], (256, 128), interpolation=cv2.INTER_AREA)
+    assert isinstance(prepared, FramePairs)
+    upright = cv2.resize(prepared.frames[0], (256, 128), interpolation=cv2.INTER_AREA)
     assert np.abs(upright.astype(int) - scene).mean() < 6
 
 
@@ -381,7 +381,7 @@ def test_no_pictures_are_not_applicable(given_clips: Path, load: Load) -> None:
     sound = given_clips / "audio_speech_en_jfk.flac"
     assert isinstance(stage.prepare(task(sound, 1.0)), NotApplicable)
     none = NotApplicable("no picture in this span")
-    assert stage.prepare(task(sound, 1.0, first_look=none)) == none
+    assert stage.prepare(task(sound, 1.0, signals_record=none)) == none
 
 
 def test_what_cannot_be_decoded_or_was_not_counted_is_a_media_error(
@@ -390,7 +390,7 @@ def test_what_cannot_be_decoded_or_was_not_counted_is_a_media_error(
     stage, _ = load()
     path = pan(tmp_path / "pan.mp4", 0.0, size=(128, 128), length_s=0.2)
     with pytest.raises(MediaError) as raised:
-        stage.prepare(task(path, 0.2, first_look=None))
+        stage.prepare(task(path, 0.2, signals_record=None))
     assert raised.value.code == "no_first_look"
     gone = task(path, 0.2)
     path.unlink()
@@ -401,7 +401,7 @@ def test_what_cannot_be_decoded_or_was_not_counted_is_a_media_error(
 # --- As a backend of the stage --------------------------------------------------------------------
 
 
-def test_motion_hands_its_first_look_to_raft(tmp_path: Path, load: Load) -> None:
+def test_motion_hands_what_its_signals_say_to_raft(tmp_path: Path, load: Load) -> None:
     load()
     motion = MotionStage(MotionParameters(backend="raft_small"))
     assert motion.weights("raft_small") == ("raft-small",)
@@ -410,15 +410,15 @@ def test_motion_hands_its_first_look_to_raft(tmp_path: Path, load: Load) -> None
     assert observation.signals.series["pairs"].sum() == 0
     record = summary(motion, observation, start_s, end_s)
     assert record == MotionRecord(None, None, None, None, 0.0, 0.0)
-    look = motion.second_look()
+    look = motion.model_stage()
     assert isinstance(look, RaftStage) and look.backend == motion.backend and look.needs_model
-    seen = look.measure(task(path, end_s, first_look=record))
+    seen = look.measure(task(path, end_s, signals_record=record))
     assert isinstance(seen, MotionRecord) and seen.frozen_share == 0.0
 
 
-def test_dis_has_no_second_look() -> None:
+def test_dis_has_no_model() -> None:
     motion = MotionStage(MotionParameters())
-    assert motion.second_look() is None
+    assert motion.model_stage() is None
     assert motion.backend.name == "dis" and motion.weights("dis") == ()
 
 
@@ -439,7 +439,7 @@ def test_missing_and_wrong_weights_are_usage_errors(load: Load, weights_folder: 
     )
     small.rename(large)
     with pytest.raises(UsageError) as raised:
-        MotionStage(MotionParameters(backend="raft_large")).second_look().load("cpu")
+        MotionStage(MotionParameters(backend="raft_large")).model_stage().load("cpu")
     assert raised.value.code == "bad_weights"
 
 

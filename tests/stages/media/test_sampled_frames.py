@@ -12,9 +12,9 @@ import pytest
 from curation.demo_bucket.render import VideoFormat, render_video
 from curation.demo_bucket.scenes import textured_picture
 from manifests.errors import MediaError
-from stages.media.conform import Margins
+from stages.media.blocks import Margins
 from stages.media.probe import probe
-from stages.media.stills import stills
+from stages.media.sampled_frames import sampled_frames
 from tests.support.watching import Rgb
 
 NEAR_LOSSLESS = {"crf": "1"}
@@ -26,7 +26,7 @@ def grey(level: int, width: int = 160, height: int = 96) -> Rgb:
 
 def levels(path: Path, times_s: list[float], *, start_s: float = 0.0, end_s: float) -> list[int]:
     """Grey levels of what is shown at some times, to the nearest ten."""
-    found = stills(str(path), probe(str(path)), start_s, end_s, times_s)
+    found = sampled_frames(str(path), probe(str(path)), start_s, end_s, times_s)
     return [round(float(image.mean()) / 10) * 10 for image in found]
 
 
@@ -59,7 +59,7 @@ def test_stills_stand_upright_without_margins(tmp_path: Path, rotation_deg: int)
     video = VideoFormat(rotation_deg=rotation_deg, options=NEAR_LOSSLESS)
     render_video(path, ((i / 25, stored) for i in range(3)), video=video)
     margins_px = Margins(top=20, bottom=20, left=40, right=20)
-    (image,) = stills(str(path), probe(str(path)), 0.0, 0.12, [0.05], margins_px=margins_px)
+    (image,) = sampled_frames(str(path), probe(str(path)), 0.0, 0.12, [0.05], margins_px=margins_px)
     assert image.shape == inner.shape
     assert np.abs(image.astype(int) - inner).mean() < 4
 
@@ -77,7 +77,7 @@ def test_stills_stand_upright_without_margins(tmp_path: Path, rotation_deg: int)
 )
 def test_sizes(tmp_path: Path, sizes: dict[str, int], shape: tuple[int, int]) -> None:
     path = stairs(tmp_path / "stairs.mp4", [0.0, 0.1])
-    (image,) = stills(str(path), probe(str(path)), 0.0, 0.2, [0.0], **sizes)
+    (image,) = sampled_frames(str(path), probe(str(path)), 0.0, 0.2, [0.0], **sizes)
     assert image.shape == (*shape, 3)
     assert image.dtype == np.uint8
 
@@ -89,7 +89,7 @@ def test_deep_pictures_and_wide_pixels(tmp_path: Path) -> None:
         codec="libx265", pixel_format="yuv420p10le", pixel_aspect=Fraction(2), options={"crf": "1"}
     )
     render_video(path, ((i / 25, scene) for i in range(3)), video=video)
-    (image,) = stills(str(path), probe(str(path)), 0.0, 0.12, [0.05])
+    (image,) = sampled_frames(str(path), probe(str(path)), 0.0, 0.12, [0.05])
     assert image.shape == (96, 320, 3)
     assert np.abs(cv2.resize(image, (160, 96)).astype(int) - scene).mean() < 6
 
@@ -105,16 +105,16 @@ def test_deep_pictures_and_wide_pixels(tmp_path: Path) -> None:
 def test_real_sources(given_clips: Path, name: str, code: str | None) -> None:
     uri = str(given_clips / name)
     if code is None:
-        images = stills(uri, probe(uri), 0.5, 2.0, [0.5, 1.0, 1.9], short_side_px=64)
+        images = sampled_frames(uri, probe(uri), 0.5, 2.0, [0.5, 1.0, 1.9], short_side_px=64)
         assert [image.shape for image in images] == [images[0].shape] * 3
         return
     with pytest.raises(MediaError) as raised:
-        stills(uri, probe(uri), 0.5, 2.0, [0.5])
+        sampled_frames(uri, probe(uri), 0.5, 2.0, [0.5])
     assert raised.value.code == code
 
 
 def test_margins_as_large_as_the_picture_are_an_error(tmp_path: Path) -> None:
     path = stairs(tmp_path / "stairs.mp4", [0.0, 0.1])
     with pytest.raises(MediaError) as raised:
-        stills(str(path), probe(str(path)), 0.0, 0.2, [0.0], margins_px=Margins(48, 48))
+        sampled_frames(str(path), probe(str(path)), 0.0, 0.2, [0.0], margins_px=Margins(48, 48))
     assert raised.value.code == "no_picture_left"

@@ -9,8 +9,8 @@ import pytest
 import soundfile
 
 from manifests.errors import MediaError
+from stages.media.audio import mono_audio
 from stages.media.probe import probe
-from stages.media.sound import mono_sound
 
 
 def write(path: Path, samples: np.ndarray, rate_hz: int) -> Path:
@@ -19,7 +19,7 @@ def write(path: Path, samples: np.ndarray, rate_hz: int) -> Path:
 
 
 def read(path: Path, start_s: float, end_s: float, rate_hz: int = 16_000) -> np.ndarray:
-    return mono_sound(str(path), probe(str(path)), start_s, end_s, rate_hz)
+    return mono_audio(str(path), probe(str(path)), start_s, end_s, rate_hz)
 
 
 @pytest.mark.parametrize("rate_hz", [8_000, 16_000, 44_100, 48_000, 192_000])

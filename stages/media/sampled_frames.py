@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import itertools
 from collections.abc import Iterable, Iterator, Sequence
 
@@ -10,9 +9,9 @@ import numpy as np
 from av.video.frame import VideoFrame
 
 from manifests.errors import MediaError
-from stages.media.blocks import ByteImage, SourceFormat
-from stages.media.conform import Margins, PictureConformer, deinterlaced
-from stages.media.decode import pictures
+from stages.media.blocks import ByteImage, Margins, SourceFormat
+from stages.media.conform import FrameConformer, deinterlaced
+from stages.media.decode import decode_frames
 
 _TIME_TOLERANCE_S = 1e-6
 """Presentation times are floats made of ticks: a picture this close to a border lies on it."""
@@ -21,15 +20,7 @@ _DEINTERLACE_LEAD_FRAMES = 2
 _NO_MARGINS = Margins()
 
 
-@dataclasses.dataclass(frozen=True)
-class Still:
-    """One picture: uint8 RGB [height, width, 3], and the time from which on it is on show."""
-
-    time_s: float
-    image: ByteImage
-
-
-def stills(
+def sampled_frames(
     uri: str,
     source: SourceFormat,
     start_s: float,
@@ -62,12 +53,12 @@ def stills(
     """
     if not times_s:
         return []
-    width, height = still_size(
+    width, height = scaled_size(
         source, margins_px, short_side_px=short_side_px, max_long_side_px=max_long_side_px
     )
-    conformer = StillConformer(source, margins_px, width, height)
+    conformer = RgbConformer(source, margins_px, width, height)
     inside_s = [min(max(time_s, start_s), end_s) for time_s in times_s]
-    timed = progressive_pictures(uri, source, min(inside_s), end_s - _TIME_TOLERANCE_S)
+    timed = progressive_frames(uri, source, min(inside_s), end_s - _TIME_TOLERANCE_S)
     order = sorted(range(len(times_s)), key=inside_s.__getitem__)
     shown = _on_show(timed, [inside_s[position] for position in order])
     found: dict[int, ByteImage] = {}
@@ -81,14 +72,14 @@ def stills(
     return [found[position] for position in range(len(times_s))]
 
 
-def still_size(
+def scaled_size(
     source: SourceFormat,
     margins_px: Margins = _NO_MARGINS,
     *,
     short_side_px: int | None = None,
     max_long_side_px: int | None = None,
 ) -> tuple[int, int]:
-    """Width and height in pixels of what is left inside the margins, scaled; see `stills`.
+    """Width and height in pixels of what is left inside the margins, scaled; see `sampled_frames`.
 
     Raises:
         MediaError: `no_video`, or `no_picture_left`: the margins are as large as the picture.
@@ -106,7 +97,7 @@ def still_size(
     return max(1, round(width * scale)), max(1, round(height * scale))
 
 
-class StillConformer(PictureConformer):
+class RgbConformer(FrameConformer):
     """Turns progressive frames as the codec stores them into upright RGB pictures of one size.
 
     Args:
@@ -125,7 +116,7 @@ class StillConformer(PictureConformer):
         return np.asarray(self.conform(frame).to_ndarray(), dtype=np.uint8)
 
 
-def progressive_pictures(
+def progressive_frames(
     uri: str, source: SourceFormat, start_s: float, end_s: float
 ) -> Iterator[tuple[float, VideoFrame]]:
     """The pictures on show during a span as `pictures` gives them, interlaced ones deinterlaced.
@@ -135,7 +126,7 @@ def progressive_pictures(
     """
     lead_s = _DEINTERLACE_LEAD_FRAMES / (source.fps or 25.0) if source.interlaced else 0.0
     before: tuple[float, VideoFrame] | None = None
-    for time_s, frame in deinterlaced(pictures(uri, source, start_s - lead_s, end_s)):
+    for time_s, frame in deinterlaced(decode_frames(uri, source, start_s - lead_s, end_s)):
         if time_s <= start_s + _TIME_TOLERANCE_S:
             before = time_s, frame
             continue
