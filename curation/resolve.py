@@ -34,9 +34,10 @@ class Resolved:
     """What a configuration comes to: enabled stages, and the fingerprint of every kind of row.
 
     `signal_stages` watch the decoding of sources; `summed_stages` are those of them that sum up a
-    clip from their signals alone. `clip_stages` look at clips again, second looks first, then in
-    the registry's order. `unavailable` are enabled stages whose weights or packages are missing:
-    nothing is measured, their structs stay null. `profile` is what samples are packed to.
+    clip from their signals alone. `clip_stages` look at clips again: first the models that complete
+    what signal stages know, then the others in the registry's order. `unavailable` are enabled
+    stages whose weights or packages are missing: nothing is measured, their structs stay null.
+    `profile` is what samples are packed to.
     """
 
     signal_stages: dict[str, SignalStage[Any]]

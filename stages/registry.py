@@ -62,12 +62,12 @@ def build_clip_stage(
     """The clip stage of that name with its parameters validated.
 
     Args:
-        name: the stage's; a signal stage's means its second look.
+        name: the stage's; a signal stage's means the model that completes its record.
         parameters: its settings.
         backend: what the job has resolved it to; resolved here if not given.
 
     Raises:
-        KeyError: there is none, nor a signal stage of that name with a second look.
+        KeyError: there is none, nor a signal stage of that name with such a model.
     """
     if name in SIGNAL_STAGES:
         model_stage = build_signal_stage(name, parameters, backend).model_stage()

@@ -103,7 +103,7 @@ class Observer(abc.ABC):
     """Watches one unit go by; decodes nothing itself. Sees, hears, or both, as it overrides."""
 
     def frame(self, frame: Frame) -> None:  # noqa: B027 - need not be overridden
-        """See the next picture, in presentation order."""
+        """See the next frame, in presentation order."""
 
     def audio(self, block: AudioBlock) -> None:  # noqa: B027 - need not be overridden
         """Hear the next block of samples, in presentation order."""
@@ -229,7 +229,7 @@ class SignalStage(Stage[P]):
         """The model that completes the record, under the same name, if the backend has one.
 
         Where there is one, a clip's struct is not written from the signals alone: what `summarise`
-        returns reaches the model as `ClipTask.first_look`.
+        returns reaches the model as `ClipTask.signals_record`.
         """
         return None
 
@@ -333,8 +333,8 @@ class ClipTask:
 
     `side_rows` are the rows of its unit (or, of tables that clip stages write, its own) by table.
     `structs` holds the clip's structs of the stages in `reads`, by stage (null ones left out).
-    `signals_record` is the record that a signal stage made of the clip's signals, where this is its
-    second look.
+    `signals_record` is what a signal stage makes of the clip's signals, for the model that
+    completes its record.
     """
 
     clip_id: str

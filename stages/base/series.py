@@ -11,7 +11,7 @@ import numpy.typing as npt
 from stages.media.blocks import FloatArray
 
 VIDEO_BIN_RATE_HZ = 4.0
-"""Bins per second of the series that pictures leave behind."""
+"""Bins per second of the series that frames leave behind."""
 
 
 class BinGrid:
@@ -83,7 +83,7 @@ def observed_weights(observed: npt.NDArray[np.bool_], weights: FloatArray) -> Fl
 def inner_bins(weights: FloatArray) -> npt.NDArray[np.bool_]:
     """The bins that lie wholly inside a span, or, in a span that has none, those that touch it.
 
-    Extremes are taken over these: a bin that the span's edge cuts may hold a picture of the
+    Extremes are taken over these: a bin that the span's edge cuts may hold a frame of the
     neighbouring shot.
     """
     whole = weights > 0.999

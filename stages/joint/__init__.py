@@ -1,1 +1,1 @@
-"""What is measured of picture and sound together."""
+"""What is measured of video and audio together."""

@@ -1,4 +1,4 @@
-"""What a decoder hands on: pictures and blocks of samples with their presentation times.
+"""What a decoder hands on: frames and blocks of samples with their presentation times.
 
 All times are seconds of the source's own time: presentation time minus the container's start time,
 so that 0 is where a player starts.
@@ -54,7 +54,7 @@ class SourceFormat:
 
 @dataclasses.dataclass(frozen=True)
 class Margins:
-    """Bars on the four sides of a picture, in displayed pixels (upright, square)."""
+    """Bars on the four sides of a frame, in displayed pixels (upright, square)."""
 
     top: int = 0
     bottom: int = 0
@@ -73,10 +73,10 @@ class AudioBlock:
 
 @dataclasses.dataclass
 class Frame:
-    """One decoded picture at proxy size, upright, with square pixels, full-range luma.
+    """One decoded frame at proxy size, upright, with square pixels, full-range luma.
 
     `luma` is uint8 [proxy height, proxy width]. `source_luma` is the luma plane as the codec stores
-    it (uint8, or uint16 for deep pictures; coded orientation and pixel shape; do not keep it beyond
+    it (uint8, or uint16 for deep frames; coded orientation and pixel shape; do not keep it beyond
     the call). `damaged` is true between a decoding error and the next key frame.
     """
 
@@ -112,7 +112,7 @@ class Frame:
 
     @cached_property
     def small_bgr(self) -> ByteImage:
-        """The picture at half the proxy's size, for what compares every picture with the last."""
+        """The frame at half the proxy's size, for what compares every frame with the last."""
         # At half size luma has the chroma planes' size: nothing has to be made larger first.
         height, width = self.chroma_u.shape
         luma = cv2.resize(self.luma, (width, height), interpolation=cv2.INTER_AREA)

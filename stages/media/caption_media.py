@@ -1,6 +1,6 @@
 """What a request for a caption carries of a clip: a few frames, and its whole sound.
 
-Mostly below 1 MB a clip, at most 4.2 MB: seven JPEG pictures of up to 768 x 768 pixels have some
+Mostly below 1 MB a clip, at most 4.2 MB: seven JPEG frames of up to 768 x 768 pixels have some
 100 kB each (530 kB if they are nothing but noise), 12 s of 16 kHz mono sound 384 kB.
 """
 
@@ -39,7 +39,7 @@ class ClipMediaTask:
 
 @dataclasses.dataclass(frozen=True)
 class ClipMedia:
-    """JPEG pictures in order, and a WAV file (mono, 16 bits), or None without sound."""
+    """JPEG frames in order, and a WAV file (mono, 16 bits), or None without sound."""
 
     jpegs: tuple[bytes, ...]
     wav: bytes | None
@@ -50,7 +50,7 @@ def clip_media(task: ClipMediaTask) -> ClipMedia:
     """Decode what a request carries. Runs in the killable child.
 
     Raises:
-        MediaError: the clip cannot be decoded, or it has neither pictures nor sound (`no_media`).
+        MediaError: the clip cannot be decoded, or it has neither video nor audio (`no_media`).
     """
     jpegs: tuple[bytes, ...] = ()
     if task.with_video and task.source.video_index is not None:
@@ -76,7 +76,7 @@ def sample_times_s(start_s: float, end_s: float, count: int) -> list[float]:
     """Evenly spaced points in time: the middles of `count` equal parts of the span.
 
     The paper says no more than "evenly spaced" (Ovi, section 3.2). The middles keep clear of the
-    ends, where a picture of the neighbouring shot may hang over, and each stands for its part.
+    ends, where a frame of the neighbouring shot may hang over, and each stands for its part.
     """
     part_s = (end_s - start_s) / count
     return [start_s + (index + 0.5) * part_s for index in range(count)]

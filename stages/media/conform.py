@@ -22,9 +22,9 @@ PixelFormat = Literal["yuv420p", "rgb24"]
 Shown = TypeVar("Shown")
 
 _TIME_TOLERANCE_S = 1e-6
-"""Presentation times are floats made of ticks: a picture this close to a border lies on it."""
+"""Presentation times are floats made of ticks: a frame this close to a border lies on it."""
 _DEINTERLACE_LEAD_FRAMES = 2
-"""bwdif looks at the frame before: without one the first picture of a clip would be a guess."""
+"""bwdif looks at the frame before: without one the first frame of a clip would be a guess."""
 _SCALER_FLAGS = "bicubic+full_chroma_int+accurate_rnd+bitexact"
 """The last two make the scaler give the same pixels whatever vector instructions a machine has."""
 
@@ -46,10 +46,10 @@ _SD_SHORT_SIDE_PX = 576
 
 
 def conformed_size(source: SourceFormat, margins_px: Margins, area_px: int) -> tuple[int, int]:
-    """Width and height of a conformed picture: both even, the aspect ratio kept.
+    """Width and height of a conformed frame: both even, the aspect ratio kept.
 
     Raises:
-        MediaError: `no_picture_left`, the margins are as large as the picture.
+        MediaError: `no_picture_left`, the margins are as large as the frame.
     """
     if not source.width or not source.height:
         raise ValueError("only sources with pictures have a size")
@@ -74,9 +74,9 @@ def conformed_frames(
     pixel_format: PixelFormat,
     thread_count: int = 1,
 ) -> Iterator[VideoFrame]:
-    """Exactly `frames` pictures at `fps` from `start_s` on, of `conformed_size`.
+    """Exactly `frames` of them at `fps` from `start_s` on, of `conformed_size`.
 
-    A picture that stays for several ticks comes as the same object again. `yuv420p` is limited
+    A frame that stays for several ticks comes as the same object again. `yuv420p` is limited
     range BT.709, `rgb24` its full-range counterpart.
 
     Args:
@@ -112,12 +112,12 @@ def sample_and_hold(
 ) -> Iterator[Shown]:
     """What each of `frames` output ticks shows.
 
-    Every picture belongs to the tick nearest to its presentation time; of several the last wins,
+    Every frame belongs to the tick nearest to its presentation time; of several the last wins,
     and a tick that none belongs to repeats the one before. So an instant of the source moves by
-    half a tick at most. Ticks before the first picture show that one.
+    half a tick at most. Ticks before the first frame show that one.
 
     Args:
-        timed: pictures with their times in seconds, in presentation order, not empty.
+        timed: frames with their times in seconds, in presentation order, not empty.
         start_s: time of the first tick.
         frames: how many ticks.
         fps: ticks a second.
@@ -141,9 +141,9 @@ def _half_tick_after(tick: int, start_s: float, fps: int) -> float:
 
 
 def deinterlaced(timed: Iterable[tuple[float, VideoFrame]]) -> Iterator[tuple[float, VideoFrame]]:
-    """The pictures with interlaced ones made progressive (bwdif), at the same times and rate.
+    """The frames with interlaced ones made progressive (bwdif), at the same times and rate.
 
-    Progressive pictures pass as they are, also between interlaced ones.
+    Progressive frames pass as they are, also between interlaced ones.
     """
     deinterlacer: _Deinterlacer | None = None
     for time_s, frame in timed:
@@ -194,7 +194,7 @@ class _Deinterlacer:
 
 
 class FrameConformer:
-    """Turns progressive frames as the codec stores them into conformed pictures.
+    """Turns progressive frames as the codec stores them into conformed frames.
 
     Args:
         source: the format that the margins speak of.
@@ -214,7 +214,7 @@ class FrameConformer:
         self._graph: Graph | None = None
 
     def conform(self, frame: VideoFrame) -> VideoFrame:
-        """One picture of `width` x `height`, of the conformer's pixel format."""
+        """One frame of `width` x `height`, of the conformer's pixel format."""
         frame.pts = 0
         key = (frame.width, frame.height, frame.format.name, _colour_arguments(frame))
         if self._graph is None or key != self._key:
@@ -251,7 +251,7 @@ def _coded_crop(
     """Left, top, width and height of what is kept, in pixels as the codec stores them.
 
     Where there is a margin the border moves inwards to the next whole chroma sample: a pixel of the
-    picture less is better than a line of the bar.
+    frame less is better than a line of the bar.
     """
     assert source.width and source.height
     shares = {  # of the displayed picture

@@ -1,6 +1,6 @@
-"""The one decode of a source, and the second look at a clip.
+"""The one decode of a source, and decoding a clip again.
 
-`decode_unit` sends every picture (at proxy size) and every block of sound of a stretch past the
+`decode_unit` sends every frame (at proxy size) and every block of sound of a stretch past the
 observers. `pictures` and `read_audio` give a clip at full size to what needs it.
 """
 
@@ -52,14 +52,14 @@ def decode_unit(
     on_audio: Callable[[AudioBlock], None],
     thread_count: int = 1,
 ) -> DecodedSpan:
-    """Decode a stretch once: pictures whose time is in `start_s` <= t < `end_s`, and its sound.
+    """Decode a stretch once: frames whose time is in `start_s` <= t < `end_s`, and its sound.
 
     Args:
         uri: the file.
         source: its format, as `probe` found it.
         start_s: -inf for the source's first stretch.
         end_s: inf for its last.
-        on_frame: called with every picture, in order.
+        on_frame: called with every frame, in order.
         on_audio: called with every block of sound, in order, cut to the stretch.
         thread_count: of the video decoder.
 
@@ -120,7 +120,7 @@ def decode_frames(
     *,
     thread_count: int = 1,
 ) -> Iterator[tuple[float, VideoFrame]]:
-    """The pictures on show during a span, at full size, as the codec stores them.
+    """The frames on show during a span, at full size, as the codec stores them.
 
     The first is the one shown at `start_s`, which may have begun before it; its own time is given.
 

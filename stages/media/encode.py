@@ -1,4 +1,4 @@
-"""Writers that give equal bytes for equal pictures and samples, on any machine, at any time."""
+"""Writers that give equal bytes for equal frames and samples, on any machine, at any time."""
 
 from __future__ import annotations
 
@@ -40,15 +40,15 @@ def write_mp4(
     crf: int,
     preset: str,
 ) -> int:
-    """Encode limited-range BT.709 pictures as H.264 in an mp4 that starts to play at once.
+    """Encode limited-range BT.709 frames as H.264 in an mp4 that starts to play at once.
 
     One thread, no creation time, a constant frame rate whose first frame lies at 0.
 
     Args:
         path: the file to write; overwritten.
-        frames: pictures in `yuv420p`; the same object may come again.
-        width: of every picture, even.
-        height: of every picture, even.
+        frames: in `yuv420p`; the same object may come again.
+        width: of every frame, even.
+        height: of every frame, even.
         fps: frames a second.
         crf: x264's constant rate factor, lower is better.
         preset: x264's preset, slower is smaller.
@@ -70,7 +70,7 @@ def write_mp4(
         for frame in frames:
             frame.pts = count
             frame.time_base = Fraction(1, fps)
-            # The decoder's choice of picture type must not become the encoder's.
+            # The decoder's choice of frame type must not become the encoder's.
             frame.pict_type = PictureType.NONE
             container.mux(stream.encode(frame))
             count += 1
@@ -104,7 +104,7 @@ def raw_header(frames: int, width: int, height: int) -> bytes:
 
 
 def write_raw(stream: ByteSink, frames: Iterable[VideoFrame]) -> int:
-    """Write `rgb24` pictures after `raw_header`, one at a time; returns how many."""
+    """Write `rgb24` frames after `raw_header`, one at a time; returns how many."""
     count = 0
     for frame in frames:
         stream.write(np.ascontiguousarray(frame.to_ndarray()).tobytes())

@@ -1,4 +1,4 @@
-"""Which file formats are read: those that hold pictures and sound themselves.
+"""Which file formats are read: those that hold video and audio themselves.
 
 The format of a file is found by what is in it, never by its name. FFmpeg knows some 370 formats;
 what is not named here is refused, because it belongs to one of these kinds:

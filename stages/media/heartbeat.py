@@ -13,7 +13,7 @@ _listeners: list[Callable[[], None]] = []
 
 
 def beat() -> None:
-    """Say that work goes on; at least once for every packet, picture or model's window."""
+    """Say that work goes on; at least once for every packet, frame or model's window."""
     for listener in _listeners:
         listener()
 

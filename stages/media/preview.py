@@ -1,4 +1,4 @@
-"""Small playable copies of clips, for the report: picture and sound in one mp4."""
+"""Small playable copies of clips, for the report: video and audio in one mp4."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ class PreviewTask:
 
 
 def render_preview(task: PreviewTask) -> bytes:
-    """The clip as a small mp4 (288 px on its short side, at most 15 pictures a second).
+    """The clip as a small mp4 (288 px on its short side, at most 15 frames a second).
 
     Raises:
         MediaError: the clip cannot be decoded.

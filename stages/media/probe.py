@@ -1,4 +1,4 @@
-"""What is in a file: streams, sizes, times. Decodes one picture and one block of sound at most."""
+"""What is in a file: streams, sizes, times. Decodes one frame and one block of sound at most."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ _LEAST_AUDIO_BYTES_PER_S = 512
 """With fewer bytes for every second that its header claims, a file's packets are asked."""
 _MOST_OVERSTATED = 2.0
 _MOST_OVERSTATED_S = 60.0
-"""How much longer than its packets a header may call a file: a last picture may stay on show."""
+"""How much longer than its packets a header may call a file: a last frame may stay on show."""
 _FARTHEST_SEEK = 1 << 62
 
 
@@ -168,7 +168,7 @@ def _look_for_frames(
 
 
 def _rotation_deg(frame: VideoFrame) -> int:
-    """Clockwise degrees that make the picture upright: 0, 90, 180 or 270."""
+    """Clockwise degrees that make the frame upright: 0, 90, 180 or 270."""
     with contextlib.suppress(ValueError, OverflowError):
         # The display matrix's angle is counted counterclockwise.
         return int(round(-frame.rotation / 90.0) * 90) % 360
@@ -201,7 +201,7 @@ def _start_s(
 def _duration_s(
     container: InputContainer, video: VideoStream | None, audio: AudioStream | None, origin_s: float
 ) -> float:
-    """When the file's pictures (or, without any, its sound) end, in source time.
+    """When the file's frames (or, without any, its sound) end, in source time.
 
     A header's word is taken if the file has the bytes for it. Otherwise, and where there is no
     word, the packets tell.

@@ -1,4 +1,4 @@
-"""Pictures at proxy size: upright, with square pixels, what every observer sees."""
+"""Frames at proxy size: upright, with square pixels, what every observer sees."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ class ProxyScaler:
         width, height = proxy_size(source)
         sideways = source.rotation_deg in (90, 270)
         self._width, self._height = (height, width) if sideways else (width, height)
-        # One scaler for all pictures: building its tables costs as much as scaling a small picture.
+        # One scaler for all frames: building its tables costs as much as scaling a small frame.
         self._reformatter = VideoReformatter()
 
     def planes(self, frame: VideoFrame) -> tuple[npt.NDArray[np.uint8], ...]:

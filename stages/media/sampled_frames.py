@@ -1,4 +1,4 @@
-"""A few upright pictures of a clip, as arrays, at the times one asks for."""
+"""A few upright frames of a clip, as arrays, at the times one asks for."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from stages.media.conform import FrameConformer, deinterlaced
 from stages.media.decode import decode_frames
 
 _TIME_TOLERANCE_S = 1e-6
-"""Presentation times are floats made of ticks: a picture this close to a border lies on it."""
+"""Presentation times are floats made of ticks: a frame this close to a border lies on it."""
 _DEINTERLACE_LEAD_FRAMES = 2
 """The deinterlacer looks at the frame before."""
 _NO_MARGINS = Margins()
@@ -33,13 +33,13 @@ def sampled_frames(
 ) -> list[ByteImage]:
     """What a clip shows at given times: upright, square pixels, progressive, full-range BT.709.
 
-    Where the clip has no picture yet, or none any more, the nearest one is given.
+    Where the clip has no frame yet, or none any more, the nearest one is given.
 
     Args:
         uri: the file.
         source: its format, as `probe` found it.
         start_s: the clip's start.
-        end_s: the clip's end; no picture from there on is looked at.
+        end_s: the clip's end; no frame from there on is looked at.
         times_s: of the source, in any order.
         margins_px: bars to take off.
         short_side_px: of what comes out, larger or smaller than the source; the source's if None.
@@ -82,7 +82,7 @@ def scaled_size(
     """Width and height in pixels of what is left inside the margins, scaled; see `sampled_frames`.
 
     Raises:
-        MediaError: `no_video`, or `no_picture_left`: the margins are as large as the picture.
+        MediaError: `no_video`, or `no_picture_left`: the margins are as large as the frame.
     """
     if source.video_index is None or not source.width or not source.height:
         raise MediaError("no_video", "It holds no pictures.")
@@ -98,7 +98,7 @@ def scaled_size(
 
 
 class RgbConformer(FrameConformer):
-    """Turns progressive frames as the codec stores them into upright RGB pictures of one size.
+    """Turns progressive frames as the codec stores them into upright RGB frames of one size.
 
     Args:
         source: the format that the margins speak of.
@@ -112,14 +112,14 @@ class RgbConformer(FrameConformer):
         self.width, self.height = width, height
 
     def image(self, frame: VideoFrame) -> ByteImage:
-        """One picture: uint8 [height, width, 3] in RGB."""
+        """One frame: uint8 [height, width, 3] in RGB."""
         return np.asarray(self.conform(frame).to_ndarray(), dtype=np.uint8)
 
 
 def progressive_frames(
     uri: str, source: SourceFormat, start_s: float, end_s: float
 ) -> Iterator[tuple[float, VideoFrame]]:
-    """The pictures on show during a span as `pictures` gives them, interlaced ones deinterlaced.
+    """The frames on show during a span as `decode_frames` gives them, interlaced ones deinterlaced.
 
     Raises:
         MediaError: the file cannot be opened, or `no_decodable_frames`.
@@ -141,10 +141,10 @@ def progressive_frames(
 def _on_show(
     timed: Iterable[tuple[float, VideoFrame]], times_s: Sequence[float]
 ) -> Iterator[VideoFrame]:
-    """The picture on show at every one of some times in rising order; the first before it begins.
+    """The frame on show at every one of some times in rising order; the first before it begins.
 
     Args:
-        timed: pictures with their times, in order, not empty.
+        timed: frames with their times, in order, not empty.
         times_s: rising.
     """
     rising = iter(times_s)

@@ -1,4 +1,4 @@
-"""What a stretch holds while it is decoded: times, damage, pictures and blocks of sound."""
+"""What a stretch holds while it is decoded: times, damage, frames and blocks of sound."""
 
 from __future__ import annotations
 
@@ -38,10 +38,10 @@ _STARTS_OVER_S = 1.0
 
 @dataclasses.dataclass(frozen=True)
 class DecodedSpan:
-    """What a stretch held: the span its pictures (or, without any, its sound) cover, and damage.
+    """What a stretch held: the span its frames (or, without any, its sound) cover, and damage.
 
-    `started_over` is how many pictures were passed over since their times fall back behind those of
-    pictures before them, as where two recordings were put behind each other.
+    `started_over` is how many frames were passed over since their times fall back behind those of
+    frames before them, as where two recordings were put behind each other.
     """
 
     start_s: float | None
@@ -168,7 +168,7 @@ class VideoDecoder:
         self._damage_pending = False
 
     def _emit(self, until_s: float) -> None:
-        """Pass the held picture on, now that it is known how long it is shown."""
+        """Pass the held frame on, now that it is known how long it is shown."""
         if self._held is None:
             return
         time_s, frame, damaged = self._held
@@ -195,7 +195,7 @@ class VideoDecoder:
         self._count += 1
 
     def finish(self) -> DecodedSpan:
-        """Pass the last picture on; what the stretch held."""
+        """Pass the last frame on; what the stretch held."""
         end_s: float | None = None
         if self._held is not None:
             time_s, frame, _ = self._held
@@ -207,7 +207,7 @@ class VideoDecoder:
             self._damaged.append(Span(self._damaged_since_s, end_s))
         start_s = self._first_s
         if start_s is not None and math.isfinite(self._start_s):
-            # The picture that began before the stretch is still on show at its start.
+            # The frame that began before the stretch is still on show at its start.
             start_s = self._start_s
         started_over = self._clock.started_over
         return DecodedSpan(start_s, end_s, self._count, self._damaged, started_over)

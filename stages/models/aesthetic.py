@@ -88,7 +88,7 @@ class AestheticPredictor(nn.Module):
 
 
 class AestheticModel:
-    """Scores pictures; both sets of weights are loaded.
+    """Scores frames; both sets of weights are loaded.
 
     Args:
         tower_path: CLIP's weights in open_clip's layout; its text half is not looked at.
@@ -122,7 +122,7 @@ class AestheticModel:
 
     @torch.inference_mode()
     def scores(self, embeddings: torch.Tensor) -> list[float]:
-        """How people would rate the pictures, about 1 to 10.
+        """How people would rate the frames, about 1 to 10.
 
         Args:
             embeddings: as `embeddings` gives them.
@@ -181,7 +181,7 @@ def load_tower(path: Path) -> nn.Module:
 
 
 def _normalised(images: torch.Tensor) -> torch.Tensor:
-    """Pictures as CLIP has seen them in training: float32 [images, 3, height, width].
+    """Frames as CLIP has seen them in training: float32 [images, 3, height, width].
 
     Args:
         images: uint8 RGB [images, height, width, 3].

@@ -146,7 +146,7 @@ def write_sample(
     """Conform and encode a clip, and write its members as a fragment of a tar file.
 
     Members in order: `.mp4` or `.video.npy`, `.flac` or `.wav`, `.json`, `.txt`; a source without
-    pictures or without sound has no such member. The fragment appears under its name when whole,
+    frames or without audio has no such member. The fragment appears under its name when whole,
     and holds one raw frame in memory at most.
 
     Args:

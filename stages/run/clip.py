@@ -1,4 +1,4 @@
-"""The second look at a clip: decoding in the killable child, models in a process of their own."""
+"""Measuring a clip: decoding in the killable child, models in a process of their own."""
 
 from __future__ import annotations
 

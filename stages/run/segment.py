@@ -81,7 +81,7 @@ def cut_unit(
     Args:
         source_id: the unit's source.
         unit: its row of the table `units`, status ok.
-        shots: its shots in order; empty for a source without pictures.
+        shots: its shots in order; empty for a source without video.
         settings: how to cut.
         segmentation: fingerprint of how it is cut.
         sound: the unit's signals of the stage `loudness`, to cut at silences.
@@ -160,7 +160,7 @@ def signals_record(
     signals_rows: Mapping[str, Mapping[str, Any]],
     side_rows: Mapping[str, Sequence[Mapping[str, Any]]],
 ) -> object:
-    """What a stage's signals alone say of a span, for its second look; None where they failed."""
+    """What a stage's signals alone say of a span, for its model; None where they failed."""
     measured = signals_rows.get(stage.name)
     if measured is None or measured["status"] != "ok":
         return None
@@ -195,7 +195,7 @@ def struct_of(
 
 def _windows(start_s: float, end_s: float, settings: ClipSettings) -> list[tuple[float, float]]:
     """Spans that cover a stretch: full windows, then what remains."""
-    # A picture is shown at every output tick of a window that is short by less than half a tick;
+    # A frame is shown at every output tick of a window that is short by less than half a tick;
     # as little at a stretch's end is no clip of its own either, and goes to the last window.
     slack_s = 0.5 / settings.fps
     count = max(0, int((end_s - start_s + slack_s) // settings.window_s))

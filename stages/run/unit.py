@@ -40,7 +40,7 @@ goes `curation.resolve.PROBE_VERSION`, for sources that failed as a whole."""
 class UnitTask:
     """One unit to measure, with the stages that lack results for it.
 
-    `start_s` and `end_s` are the plan; the first unit of a span starts wherever its pictures do,
+    `start_s` and `end_s` are the plan; the first unit of a span starts wherever its frames do,
     the last ends wherever they end, at `span_end_s` at the latest. `stages` holds the stages by
     name as the job has resolved them, `fingerprint` is the decode's own.
     """
@@ -252,7 +252,7 @@ def _stage(call: StageCall) -> SignalStage[StageParameters]:
 
 
 def _observer(stage: SignalStage[StageParameters], source: SourceFormat) -> Observer:
-    # Where a second look is to be had, it is the one that loads the backend's weights.
+    # Where a model completes the record, it is the model stage that loads the weights.
     if stage.model_stage() is None:
         stage.check_backend()
     return stage.observer(source)

@@ -1,1 +1,1 @@
-"""What is measured of pictures, one file or folder a stage."""
+"""What is measured of frames, one file or folder a stage."""

@@ -1,7 +1,7 @@
-"""Aesthetic score: how people would rate a clip's pictures.
+"""Aesthetic score: how people would rate a clip's frames.
 
 CLIP's image embedding and the "improved aesthetic predictor" over it (see
-`stages.models.aesthetic`), on three pictures of the clip. From 4.5 on pictures are commonly called
+`stages.models.aesthetic`), on three frames of the clip. From 4.5 on frames are commonly called
 good, from 5.5 fair, from 6.5 high.
 """
 
@@ -34,9 +34,9 @@ if TYPE_CHECKING:
 
 IMAGE_PX = 224
 _PLACES = (0.1, 0.5, 0.9)
-"""Where in a clip its pictures are taken, as shares of its length."""
+"""Where in a clip its frames are taken, as shares of its length."""
 _LONG_SIDE_LIMIT_PX = 2048
-"""Larger pictures are made this small while decoding: eight times what the model sees."""
+"""Larger frames are made this small while decoding: eight times what the model sees."""
 _TOWER, _PREDICTOR = "clip-vit-l-14", "aesthetic-mlp"
 _SETTING = "stages.aesthetic.backend"
 
@@ -53,7 +53,7 @@ class AestheticParameters(StageParameters):
 
 @dataclasses.dataclass(frozen=True)
 class AestheticRecord:
-    """A clip's aesthetic score, about 1 to 10: mean and least of pictures at 10, 50 and 90 %."""
+    """A clip's aesthetic score, about 1 to 10: mean and least of frames at 10, 50 and 90 %."""
 
     mean: float
     min: float
@@ -102,11 +102,11 @@ class AestheticStage(ModelStage[AestheticParameters, ClipFrames, "AestheticModel
 
     @property
     def precondition(self) -> str:
-        """There are pictures."""
+        """There is video."""
         return "modality = 'video'"
 
     def prepare(self, clip: ClipTask) -> ClipFrames | NotApplicable | Ready:
-        """Three pictures without their margins.
+        """Three frames without their margins.
 
         Raises:
             MediaError: the clip cannot be decoded.
@@ -148,7 +148,7 @@ class AestheticStage(ModelStage[AestheticParameters, ClipFrames, "AestheticModel
 
 
 def clip_crop(image: ByteImage) -> ByteImage:
-    """The middle of a picture whose short side is brought to 224 px: uint8 [224, 224, 3].
+    """The middle of a frame whose short side is brought to 224 px: uint8 [224, 224, 3].
 
     Pixel for pixel what open_clip's transform for evaluation does before it normalises.
 

@@ -46,7 +46,7 @@ _LINE_STEP = 8
 _LIT_SHARE = 0.02
 """A line of a bar may have this share of brighter pixels: compression rings near edges."""
 _LEAST_ACTIVE_SHARE = 0.05
-"""Less of a picture than this inside its margins says nothing about them: it is (nearly) black."""
+"""Less of a frame than this inside its margins says nothing about them: it is (nearly) black."""
 _EDGE_AGREEMENT_PX = 2.0
 
 
@@ -75,7 +75,7 @@ class PictureRecord:
     `contrast` the difference of the 95th and 5th percentile of luma (0..255), `mean_luma` is
     0..255, `dark_clipped` and `bright_clipped` are shares (0..1) of pixels with luma <= 3 and
     >= 252. `margins_px` are constant over the clip; `active_*` is what lies between them.
-    They are None where every picture is black.
+    They are None where every frame is black.
     """
 
     blur: float
@@ -171,7 +171,7 @@ class PictureStage(SignalStage[PictureParameters]):
             least_px = float(margin_px[seen].min())
             there = seen & (np.nan_to_num(margin_px, nan=np.inf) <= least_px + _EDGE_AGREEMENT_PX)
             straight = float(edge[there].max()) >= self.parameters.edge_share
-            # Rounded up: better a line of picture lost than a line of bar kept.
+            # Rounded up: better a line of the picture lost than a line of bar kept.
             margins[side] = int(np.ceil(least_px - 1e-3)) if straight else 0
         return Margins(**margins)
 
@@ -184,7 +184,7 @@ class _Margin(NamedTuple):
 
 
 class _PictureObserver(Observer):
-    """Looks at one picture per bin."""
+    """Looks at one frame per bin."""
 
     def __init__(self, parameters: PictureParameters, sample_aspect_ratio: float) -> None:
         self._parameters = parameters
@@ -237,7 +237,7 @@ class _PictureObserver(Observer):
 
 
 def frame_quality(luma: ByteImage) -> dict[str, float]:
-    """Blur, contrast, mean and clipped shares of one picture.
+    """Blur, contrast, mean and clipped shares of one frame.
 
     Args:
         luma: uint8 [height, width], full range.
@@ -277,7 +277,7 @@ def bar_margins(
     bar_luma: float,
     tolerance: float,
 ) -> dict[str, _Margin] | None:
-    """The dark bars on the four sides of a picture as the codec stores it.
+    """The dark bars on the four sides of a frame as the codec stores it.
 
     A bar's level is that of the outermost line, which must be dark; lines belong to the bar as long
     as nearly all of their pixels are within `tolerance` of it.
@@ -289,7 +289,7 @@ def bar_margins(
         tolerance: in luma.
 
     Returns:
-        Margins by side, or None for a picture that is dark all over.
+        Margins by side, or None for a frame that is dark all over.
     """
     rows, columns = lines
     top, bottom = _bars(rows, black + bar_luma, tolerance)
@@ -314,7 +314,7 @@ def _bars(lines: ByteImage, brightest: float, tolerance: float) -> tuple[int, in
 
 
 def _bar(lines: ByteImage, brightest: float, tolerance: float) -> int:
-    """How many lines at the start are a dark bar; all of them in a dark picture."""
+    """How many lines at the start are a dark bar; all of them in a dark frame."""
     level = float(np.median(lines[0]))
     if level > brightest:
         return 0
@@ -331,13 +331,13 @@ def _bar(lines: ByteImage, brightest: float, tolerance: float) -> int:
 def _edge_share(lines: ByteImage, depth: int, tolerance: float) -> float:
     """The share of pixels just inside a bar that are brighter than it."""
     level = float(np.median(lines[0]))
-    # Compression rounds an edge off over a few lines, more of them in larger pictures.
+    # Compression rounds an edge off over a few lines, more of them in larger frames.
     inside = lines[depth : depth + max(3, len(lines) // 270)]
     return float(np.mean(inside.max(axis=0) > level + tolerance)) if len(inside) else 0.0
 
 
 def _displayed_side(coded_side: str, rotation_deg: int) -> str:
-    """Where a side of the coded picture lies once it has been turned clockwise."""
+    """Where a side of the coded frame lies once it has been turned clockwise."""
     clockwise = ("top", "right", "bottom", "left")
     return clockwise[(clockwise.index(coded_side) + rotation_deg // 90) % 4]
 

@@ -56,7 +56,7 @@ def best_aligned_face(
     """Decode the clip's mouths and sound: the track with the highest confidence, and its alignment.
 
     Args:
-        clip: it has pictures and sound.
+        clip: it has video and audio.
         min_track_s: faces followed for less of the clip are passed over.
         min_face_px: smaller faces are, too.
         max_tracks: how many faces, largest first.
@@ -100,7 +100,7 @@ def mouth_measures(crops: npt.NDArray[np.uint8]) -> FloatArray:
     dark = (mouth < _DARK_SHARE * np.median(mouth, axis=1, keepdims=True)).mean(axis=1)
     change = np.abs(np.diff(luma, axis=0))
     motion = change[:, *_MOVING_MOUTH].mean(axis=(1, 2)) - change[:, *_NOSE].mean(axis=(1, 2))
-    # The first picture has none before it: as much changes as at the next one.
+    # The first frame has none before it: as much changes as at the next one.
     motion = np.concatenate([motion[:1], motion])
     return np.stack([profile, contrast, dark, motion]).astype(np.float64)
 
@@ -222,7 +222,7 @@ def _vertex(scores: FloatArray, peak: int) -> float:
 
 
 def _grid(times_s: FloatArray) -> FloatArray:
-    """The points of the 25 fps grid between the first and the last picture."""
+    """The points of the 25 fps grid between the first and the last frame."""
     first, last = np.ceil(times_s[0] * SYNC_FPS - 1e-6), np.floor(times_s[-1] * SYNC_FPS + 1e-6)
     return np.asarray(np.arange(first, last + 1) / SYNC_FPS)
 

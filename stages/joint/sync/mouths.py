@@ -1,4 +1,4 @@
-"""The mouths of a clip's faces, cut out of its pictures along the tracks of the stage `faces`."""
+"""The mouths of a clip's faces, cut out of its frames along the tracks of the stage `faces`."""
 
 from __future__ import annotations
 
@@ -75,7 +75,7 @@ def mouths(
     """The mouths of the usable tracks, largest face first, from one decode of the clip.
 
     Args:
-        clip: it has pictures.
+        clip: it has video.
         min_track_s: faces followed for less of the clip are passed over.
         min_face_px: smaller faces are, too.
         max_tracks: how many faces.
@@ -158,7 +158,7 @@ def _crop(
     square: _Square,
 ) -> ByteImage:
     """The upright square around a mouth: uint8 [64, 64], out of the luma as it is coded."""
-    # Sampled at about the picture's own resolution, then averaged: sampling at once would alias.
+    # Sampled at about the frame's own resolution, then averaged: sampling at once would alias.
     factor = max(1, round(square.side_px / _CROP_PX))
     matrix = _crop_to_coded(luma.shape, source, square, _CROP_PX * factor)
     crop = cv2.warpAffine(
@@ -178,7 +178,7 @@ def _crop(
 def _crop_to_coded(
     coded_shape: tuple[int, ...], source: SourceFormat, square: _Square, crop_px: int
 ) -> FloatArray:
-    """The affine map [2, 3] from a crop's pixels to the coded picture's, rotation included."""
+    """The affine map [2, 3] from a crop's pixels to the coded frame's, rotation included."""
     assert source.width and source.height
     step_px = square.side_px / crop_px
     origin_px = -(crop_px - 1) / 2 * step_px

@@ -144,7 +144,7 @@ def faces_of(clip: ClipTask, choice: FaceChoice) -> ClipFaces | None:
     """The crops and cepstra of a clip's usable tracks, from one decode; None without any.
 
     Args:
-        clip: it has pictures and sound.
+        clip: it has video and audio.
         choice: which tracks are usable.
 
     Raises:

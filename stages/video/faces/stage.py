@@ -1,6 +1,6 @@
 """Faces: how many people look at the camera, how large, and where their mouths are.
 
-Pictures are sampled twice a second at proxy size. Detectors are YuNet (Wu et al. 2023, in OpenCV's
+Frames are sampled twice a second at proxy size. Detectors are YuNet (Wu et al. 2023, in OpenCV's
 FaceDetectorYN), where its weights are found, or else OpenCV's own Haar cascade, which sees frontal
 faces only. Faces are linked into tracks, and only tracks that were seen often enough count: a
 detector's single false positive is nobody. A clear face begins a track; a fainter one (turned away,
@@ -98,7 +98,7 @@ class FacesRecord:
 
     `count` is the median number of faces at a time, `max_count` the largest; `kind` is none, single
     or multi by what most of the clip shows; `largest_share` is the area of the largest face's box
-    as a share (0..1) of the picture, mean over the samples that show a face, 0 without any.
+    as a share (0..1) of the frame, mean over the samples that show a face, 0 without any.
     """
 
     count: int
@@ -204,7 +204,7 @@ def person_kind(none: float, one: float, several: float, least_share: float) -> 
 
 
 class _Detector(Protocol):
-    """Finds the faces of one picture; `first_score` is the least that begins a track."""
+    """Finds the faces of one frame; `first_score` is the least that begins a track."""
 
     first_score: float
 
@@ -232,7 +232,7 @@ class _FacesObserver(Observer):
         self._samples.append(FaceSample(frame.time_s, faces, after_cut))
 
     def _faces(self, frame: Frame) -> list[Face]:
-        """The picture's faces; those of the last one looked at where the two are the same."""
+        """The frame's faces; those of the last one looked at where the two are the same."""
         if self._looked_at is not None:
             change = cv2.norm(frame.luma, self._looked_at[0], cv2.NORM_L1) / frame.luma.size
             if change < _SAME_FRAME_CHANGE:

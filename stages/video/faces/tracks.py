@@ -1,4 +1,4 @@
-"""Linking the faces of sampled pictures into tracks."""
+"""Linking the faces of sampled frames into tracks."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ class Face:
 
 @dataclasses.dataclass(frozen=True)
 class FaceSample:
-    """The faces of one sampled picture; `after_cut` if it shows another scene than the last one."""
+    """The faces of one sampled frame; `after_cut` if it shows another scene than the last one."""
 
     time_s: float
     faces: Sequence[Face]

@@ -1,6 +1,6 @@
 """What all measures of motion share: settings, record, and the split of a flow field.
 
-A flow field says of every pixel where it has gone between two pictures. The camera's motion is an
+A flow field says of every pixel where it has gone between two frames. The camera's motion is an
 affine field fitted to it by reweighted least squares; what that leaves over is the subject's.
 """
 
@@ -24,13 +24,13 @@ STATED_SHORT_SIDE_PX = 256
 SPLIT_SHORT_SIDE_PX = 144
 """Flow is split into camera and subject at this size."""
 LONGEST_PAIR_S = 1.0
-"""Pictures further apart than this are not compared: nothing says what was between them."""
+"""Frames further apart than this are not compared: nothing says what was between them."""
 _GRID_STEP_PX = 8
 _FIT_ROUNDS = 6
 _LEAST_TRUST = 0.02
 _SLOPE_PRIOR = 0.002
 _LEAST_INSIDE_SHARE = 0.1
-"""Less of a picture than this that stays inside the frame says nothing about the pair."""
+"""Less of a frame than this that stays inside it says nothing about the pair."""
 
 FlowField = npt.NDArray[np.float32]
 
@@ -118,7 +118,7 @@ class MotionRecord:
 
     `score_px_s` is the mean flow, `camera_px_s` the mean of the fitted affine field, `subject_px_s`
     the mean of what is left over. Shares are 0..1: `static_share` of the time, `frozen_share` of
-    the pictures (they repeat the one before), `dropped_share` of the pictures that should be there.
+    the frames (they repeat the one before), `dropped_share` of the frames that should be there.
     """
 
     score_px_s: float | None
@@ -146,7 +146,7 @@ def split_flow(first: ByteImage, flow: FlowField) -> FlowSpeeds:
     """Mean displacements of a flow field, of its camera and of its subject, in pixels.
 
     Args:
-        first: luma of the first picture, uint8 [height, width], the short side 144 px.
+        first: luma of the first frame, uint8 [height, width], the short side 144 px.
         flow: float32 [height, width, 2], to the right and down.
     """
     step = _GRID_STEP_PX
@@ -174,14 +174,14 @@ def is_cut(
     *,
     only_inside: bool = False,
 ) -> bool:
-    """Whether the second picture, moved back along the flow, still is another picture.
+    """Whether the second frame, moved back along the flow, still is another frame.
 
     Args:
         first: luma, uint8 [height, width].
         second: luma of the same size.
         flow: float32 [height, width, 2], from the first to the second.
         unexplained_share: see `MotionParameters`.
-        only_inside: leave out what has moved out of the frame: of pictures far apart that is much.
+        only_inside: leave out what has moved out of the frame: of frames far apart that is much.
     """
     height, width = first.shape
     columns, rows = np.meshgrid(
@@ -199,7 +199,7 @@ def is_cut(
         inside = stays.astype(np.uint8)
     left = float(cv2.norm(first, back, cv2.NORM_L1, mask=inside)) / pixels
     spread = (float(first.std()) + float(second.std())) / 2.0
-    # Two unrelated pictures of that spread differ by about 1.13 of it (2 / sqrt(pi)).
+    # Two unrelated frames of that spread differ by about 1.13 of it (2 / sqrt(pi)).
     means_apart = abs(float(first.mean()) - float(second.mean()))
     return left > unexplained_share * (1.13 * spread + means_apart) + 1.0
 

@@ -1,8 +1,8 @@
-"""Motion by RAFT: the speeds of a clip, from pictures half a second apart.
+"""Motion by RAFT: the speeds of a clip, from frames half a second apart.
 
 RAFT (Teed and Deng 2020, arXiv:2003.12039, in torchvision's implementation) sees much larger
 displacements than DIS. Unit, camera and subject are those of `stages.video.motion.stage`, whose
-first look at the clip also says which pictures repeat or are missing.
+signals also say which frames repeat or are missing.
 """
 
 from __future__ import annotations
@@ -52,7 +52,7 @@ RAFT_WEIGHTS = {"raft_large": "raft-large", "raft_small": "raft-small"}
 _LONG_SIDE_LIMIT_PX = 1024
 """What is wider than 4:1 is squeezed to this: correlations cost by the square of the area."""
 _SIDE_STEP_PX = 8
-"""The network's feature maps are an eighth of its pictures."""
+"""The network's feature maps are an eighth of its frames."""
 _TIME_SLACK_S = 5e-4
 """Containers round times."""
 _TIME_TOLERANCE_S = 1e-6
@@ -63,11 +63,11 @@ _CPU_PAIRS, _CUDA_PAIRS = 4, 32
 
 @dataclasses.dataclass(frozen=True)
 class FramePairs:
-    """A clip's pictures as RAFT sees them, and which of them are a pair.
+    """A clip's frames as RAFT sees them, and which of them are a pair.
 
-    `pictures` is uint8 RGB [pictures, height, width, 3]; `pairs` holds indices into it,
+    `frames` is uint8 RGB [frames, height, width, 3]; `pairs` holds indices into it,
     int64 [pairs, 2]; `apart_s` is float64 [pairs]. `shown_px` is the width and height, at a short
-    side of 256 px, of what those pictures show: the network's sides are rounded.
+    side of 256 px, of what those frames show: the network's sides are rounded.
     """
 
     frames: ByteImage
@@ -89,7 +89,7 @@ class RaftModel:
 
 
 class RaftStage(ModelStage[MotionParameters, FramePairs, RaftModel]):
-    """The second look of the stage `motion`, by `raft_large` or `raft_small`."""
+    """What completes the records of the stage `motion`: RAFT, large or small."""
 
     name: ClassVar[str] = "motion"
     version: ClassVar[int] = MOTION_VERSION
@@ -111,7 +111,7 @@ class RaftStage(ModelStage[MotionParameters, FramePairs, RaftModel]):
 
     @property
     def precondition(self) -> str:
-        """There are pictures."""
+        """There is video."""
         return "modality = 'video'"
 
     def prepare(self, clip: ClipTask) -> FramePairs | NotApplicable | Ready:
@@ -214,7 +214,7 @@ def raft_backend(name: str) -> Backend:
 
 
 def shown_size(source: SourceFormat) -> tuple[float, float]:
-    """Width and height of a source's pictures at a short side of 256 px.
+    """Width and height of a source's frames at a short side of 256 px.
 
     Raises:
         MediaError: `no_video`.
@@ -239,7 +239,7 @@ def network_size(source: SourceFormat) -> tuple[int, int]:
 
 
 class _PairFinder:
-    """Picks pairs out of a clip's pictures as they go by, and keeps only what it picks.
+    """Picks pairs out of a clip's frames as they go by, and keeps only what it picks.
 
     Args:
         settings: how far apart and how many.
@@ -259,10 +259,10 @@ class _PairFinder:
         self.pairs: list[tuple[int, int]] = []
 
     def find(self, timed: Iterable[tuple[float, VideoFrame]]) -> _PairFinder:
-        """Look at a clip's pictures in order.
+        """Look at a clip's frames in order.
 
-        A pair's second picture may be the next one's first. A clip that is too short for a pair at
-        the distance asked for has its first and last picture compared.
+        A pair's second frame may be the next one's first. A clip that is too short for a pair at
+        the distance asked for has its first and last frame compared.
         """
         first: int | None = None
         next_first_s = -np.inf

@@ -1,9 +1,9 @@
-"""Motion: how fast the picture moves, how much of it is the camera, and pictures that stand still
+"""Motion: how fast the picture moves, how much of it is the camera, and frames that stand still
 or are missing.
 
-Dense optical flow by DIS (Kroeger et al. 2016, arXiv:1603.03590) between two pictures a fraction of
+Dense optical flow by DIS (Kroeger et al. 2016, arXiv:1603.03590) between two frames a fraction of
 a second apart, a few times a second, or by RAFT (see `raft` beside this) on the clip decoded again.
-Speeds are in pixels per second of a picture whose short side is 256 px, whatever the source's size.
+Speeds are in pixels per second of a frame whose short side is 256 px, whatever the source's size.
 How a flow field is split into camera and subject is in `stages.video.motion.flow`.
 """
 
@@ -42,7 +42,7 @@ from stages.video.motion.flow import (
 from stages.video.motion.raft import RAFT_WEIGHTS, RaftStage, raft_backend
 
 _DROPPED_FROM_INTERVALS = 1.7
-"""An interval of at least this many typical ones lacks pictures; shorter ones are jitter."""
+"""An interval of at least this many typical ones lacks frames; shorter ones are jitter."""
 
 
 class MotionStage(SignalStage[MotionParameters]):
@@ -103,7 +103,7 @@ class MotionStage(SignalStage[MotionParameters]):
         end_s: float,
         side_rows: Mapping[str, Sequence[Mapping[str, Any]]],
     ) -> MotionRecord | NotApplicable:
-        """Means over the clip's pairs and pictures; no speeds where RAFT is to measure them."""
+        """Means over the clip's pairs and frames; no speeds where RAFT is to measure them."""
         series = {name: np.asarray(values) for name, values in signals.series.items()}
         spread = signals.weights(start_s, end_s)
         # A bin's sums count by the share of the bin that lies inside the clip.
@@ -164,7 +164,7 @@ class _MotionObserver(Observer):
         return Observation(Signals(start_s, grid.rate_hz, series))
 
     def _repeats(self, half: ByteImage, before: ByteImage) -> bool:
-        """Whether a picture shows nothing, anywhere, that the one before did not."""
+        """Whether a frame shows nothing, anywhere, that the one before did not."""
         mean_change = float(cv2.norm(half, before, cv2.NORM_L1)) / half.size
         if mean_change > self._parameters.frozen_change:
             return False
@@ -192,14 +192,14 @@ class _MotionObserver(Observer):
 
 
 def missing_times(times_s: FloatArray, last_duration_s: float) -> FloatArray:
-    """When the pictures were due that a row of presentation times lacks.
+    """When the frames were due that a row of presentation times lacks.
 
     The typical interval is the median, so a source of a low or an uneven rate lacks nothing; a gap
-    of about n intervals lacks n - 1 pictures.
+    of about n intervals lacks n - 1 frames.
 
     Args:
         times_s: presentation times in order.
-        last_duration_s: how long the last picture is on show.
+        last_duration_s: how long the last frame is on show.
     """
     intervals_s = np.append(np.diff(times_s), last_duration_s)
     if len(intervals_s) < 3:
@@ -223,14 +223,14 @@ def _flow_luma(luma: ByteImage) -> ByteImage:
 
 
 class FlowMeter:
-    """DIS flow between two pictures, and its split into camera and subject."""
+    """DIS flow between two frames, and its split into camera and subject."""
 
     def __init__(self, unexplained_share: float) -> None:
         self._unexplained_share = unexplained_share
         self._flow = cv2.DISOpticalFlow.create(cv2.DISOPTICAL_FLOW_PRESET_FAST)
 
     def speeds(self, first: ByteImage, second: ByteImage) -> FlowSpeeds | None:
-        """Mean displacements in pixels, or None where flow does not explain the second picture.
+        """Mean displacements in pixels, or None where flow does not explain the second frame.
 
         Args:
             first: luma, uint8 [height, width].

@@ -1,4 +1,4 @@
-"""Hard cuts by how much pictures change: PySceneDetect's AdaptiveDetector and what it needs beside.
+"""Hard cuts by how much frames change: PySceneDetect's AdaptiveDetector and what it needs beside.
 
 What is shared with other ways to find cuts is here too: `Boundary`, `CutFinder`, the parameters.
 """
@@ -25,7 +25,7 @@ BoundaryKind = Literal["cut", "fade", "start"]
 
 _TIME_BASE = Fraction(1, 90_000)
 _UNDONE_SHARE = 0.5
-"""A change is undone where pictures before and after it differ by less than this share of it."""
+"""A change is undone where frames before and after it differ by less than this share of it."""
 
 
 class ShotsParameters(StageParameters):
@@ -74,17 +74,17 @@ class ShotsParameters(StageParameters):
 
 @dataclasses.dataclass(frozen=True)
 class Boundary:
-    """The presentation time of a new shot's first picture, and how the shot begins."""
+    """The presentation time of a new shot's first frame, and how the shot begins."""
 
     time_s: float
     kind: BoundaryKind
 
 
 class CutFinder(Protocol):
-    """Finds transitions in a row of pictures."""
+    """Finds transitions in a row of frames."""
 
     def frame(self, frame: Frame) -> None:
-        """See the next picture."""
+        """See the next frame."""
 
     def boundaries(self) -> list[Boundary]:
         """All that was found, in order; called once, at the end."""
@@ -94,7 +94,7 @@ class _QuickAdaptiveDetector(AdaptiveDetector):  # type: ignore[misc]  # the pac
     """AdaptiveDetector with its score computed in one pass instead of six.
 
     With the default weights the score is the mean absolute difference over hue, saturation and
-    value, which is what the L1 distance of the two HSV pictures says.
+    value, which is what the L1 distance of the two HSV frames says.
     """
 
     _last_hsv: ByteImage | None = None
@@ -111,11 +111,11 @@ Planes = tuple[ByteImage, ...]
 class AdaptiveCuts:
     """PySceneDetect's AdaptiveDetector, fed with presentation times, and a check on what it says.
 
-    Its score counts hue and saturation, which are noise in dark pictures, and a ratio to the change
-    around a picture is large wherever little moves: at the start of a fade, or at a key frame of
+    Its score counts hue and saturation, which are noise in dark frames, and a ratio to the change
+    around a frame is large wherever little moves: at the start of a fade, or at a key frame of
     poorly coded video. A cut must also change luma and chroma by a least amount, which may be
-    small only between pictures that stand perfectly still. And it must last: after a flash of a
-    photographer's lamp the picture is what it was before.
+    small only between frames that stand perfectly still. And it must last: after a flash of a
+    photographer's lamp the frame is what it was before.
     """
 
     def __init__(self, parameters: ShotsParameters, fps: float) -> None:
@@ -130,7 +130,7 @@ class AdaptiveCuts:
             min_content_val=parameters.min_content,
         )
         self._fps = fps
-        # The detector speaks of the picture in the middle of these.
+        # The detector speaks of the frame in the middle of these.
         length = 2 * parameters.window + 1
         self._times_s: collections.deque[float] = collections.deque(maxlen=length)
         self._changes: collections.deque[float] = collections.deque(maxlen=length)
@@ -139,7 +139,7 @@ class AdaptiveCuts:
         self._found: list[Boundary] = []
 
     def frame(self, frame: Frame) -> None:
-        """See the next picture."""
+        """See the next frame."""
         planes = (
             frame.every_other_luma,
             frame.chroma_u.copy(),
@@ -187,7 +187,7 @@ class AdaptiveCuts:
             self._found.append(Boundary(cut_s, "cut"))
 
     def _forget(self) -> None:
-        """Drop the pictures that no candidate, waiting or to come, can be held against."""
+        """Drop the frames that no candidate, waiting or to come, can be held against."""
         oldest_s = min([self._times_s[0], *(time_s for time_s, _ in self._waiting)])
         while len(self._recent) > 1 and self._recent[1][0] <= oldest_s - self._reach_s:
             self._recent.popleft()

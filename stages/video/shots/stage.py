@@ -1,6 +1,6 @@
 """Shots: where one take ends and the next begins, by hard cut or through black.
 
-Cuts are found by PySceneDetect's AdaptiveDetector (a picture's change against the mean change
+Cuts are found by PySceneDetect's AdaptiveDetector (a frame's change against the mean change
 around it) or by TransNetV2 (Soucek and Lokoc 2020, arXiv:2008.04838). Fades through black are told
 by the share of pixels that are not black. All of it goes by presentation times.
 """
@@ -154,9 +154,9 @@ def merge_boundaries(
 
 
 class _BlackRuns:
-    """Stretches of black pictures, where fades pass through.
+    """Stretches of black frames, where fades pass through.
 
-    A new shot begins with the first picture that is no longer black. Black that lasts at least
+    A new shot begins with the first frame that is no longer black. Black that lasts at least
     `min_shot_s` is a shot of its own, so that no clip opens or closes on it.
     """
 

@@ -26,11 +26,11 @@ _TRANSNET_WINDOW = 100
 _TRANSNET_STEP = 50
 _TRANSNET_SIZE = (48, 27)
 _TRANSNET_HARD_CUT_FRAMES = 3
-"""Transitions that TransNetV2 marks on more pictures than this are gradual."""
+"""Transitions that TransNetV2 marks on more frames than this are gradual."""
 
 
 class TransNetCuts:
-    """TransNetV2 over windows of 100 pictures of 48x27, of which the middle 50 count."""
+    """TransNetV2 over windows of 100 frames of 48x27, of which the middle 50 count."""
 
     def __init__(self, threshold: float) -> None:
         self._threshold = threshold
@@ -39,11 +39,11 @@ class TransNetCuts:
         self._probabilities: list[float] = []
 
     def frame(self, frame: Frame) -> None:
-        """See the next picture."""
+        """See the next frame."""
         small = cv2.resize(frame.small_bgr, _TRANSNET_SIZE, interpolation=cv2.INTER_AREA)
         image = np.asarray(cv2.cvtColor(small, cv2.COLOR_BGR2RGB), dtype=np.uint8)
         if not self._times_s:
-            # The first picture stands in for those before it.
+            # The first frame stands in for those before it.
             self._pending += [image] * ((_TRANSNET_WINDOW - _TRANSNET_STEP) // 2)
         self._pending.append(image)
         self._times_s.append(frame.time_s)
@@ -59,7 +59,7 @@ class TransNetCuts:
         edges = np.flatnonzero(np.diff(np.concatenate([[False], marked, [False]]).astype(np.int8)))
         found = []
         for first, after in zip(edges[::2], edges[1::2], strict=True):
-            # The network marks the last pictures of the old shot; what follows is the new one.
+            # The network marks the last frames of the old shot; what follows is the new one.
             if after < len(self._times_s):
                 gradual = after - first > _TRANSNET_HARD_CUT_FRAMES
                 found.append(Boundary(self._times_s[after], "fade" if gradual else "cut"))
