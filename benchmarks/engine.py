@@ -29,7 +29,7 @@ from curation.engine.engine import Engine
 from curation.engine.tasks import Task
 from curation.inputs import list_inputs
 from curation.phases.decode import plan_units
-from curation.resolve import resolve, stage_calls
+from curation.resolve import resolve
 from manifests.errors import TwinreelError
 from stages.media.probe import probe
 from stages.run.unit import UnitTask, measure_unit
@@ -63,7 +63,6 @@ class DataWorker:
 def unit_tasks(bucket: str, configuration: JobConfiguration) -> list[UnitTask]:
     """The bucket's units, longest first, as a job would queue them."""
     resolved = resolve(configuration)
-    calls = stage_calls(configuration, resolved)
     tasks = []
     for file in list_inputs([bucket], configuration.inputs.skip_suffixes).files:
         try:
@@ -82,7 +81,7 @@ def unit_tasks(bucket: str, configuration: JobConfiguration) -> list[UnitTask]:
                     unit.end_s,
                     unit.open_start,
                     unit.open_end,
-                    {name: calls[name] for name in resolved.signal_stages},
+                    {name: resolved.calls[name] for name in resolved.signal_stages},
                     resolved.unit,
                     1,
                     0.1,

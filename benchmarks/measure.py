@@ -34,9 +34,13 @@ from curation.engine.engine import Engine
 from curation.engine.tasks import Task
 from curation.inputs import list_inputs
 from curation.job import Job, open_store
-from curation.phases.decode import measure
-from curation.resolve import resolve, stage_calls
+from curation.phases.clip_stages import run_clip_stages
+from curation.phases.cut import cut_clips
+from curation.phases.decode import decode_units
+from curation.phases.probe import probe_sources
+from curation.resolve import resolve
 from manifests.store.lease import Lease
+from manifests.store.output import Output
 
 
 @dataclasses.dataclass(frozen=True)
@@ -78,8 +82,7 @@ def stages_alone(uri: str) -> None:
     configuration = load_configuration(None, None, [])
     resolved = resolve(configuration)
     source = probe(uri)
-    calls = stage_calls(configuration, resolved)
-    stages = {name: calls[name] for name in resolved.signal_stages}
+    stages = {name: resolved.calls[name] for name in resolved.signal_stages}
     end_s = source.duration_s
     task = UnitTask("source", uri, source, 0, 0.0, end_s, True, True, stages, resolved.unit, 1, 1.0)
     measure_unit(task)
@@ -136,11 +139,16 @@ def measure_cost(uri: str, engine: Engine) -> Cost:
     with tempfile.TemporaryDirectory() as out:
         storage, store = open_store(out)
         with Lease(storage) as lease:
-            job = Job(out, configuration, resolve(configuration), storage, store, lease, engine)
+            resolved = resolve(configuration)
+            output = Output(out, storage, store, lease, resolved.selection)
+            job = Job(configuration, resolved, output, engine)
             files = list_inputs([uri], []).files
             with _Watch() as watch:
                 cpu, wall = _tree_cpu_s(), time.perf_counter()
-                measure(job, files)
+                probe_sources(job, files)
+                decode_units(job)
+                cut_clips(job)
+                run_clip_stages(job)
                 return Cost(_tree_cpu_s() - cpu, time.perf_counter() - wall, watch.peak_mb)
 
 

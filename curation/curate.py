@@ -4,28 +4,35 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import logging
 import os
-import sys
-from collections.abc import Iterator, Sequence
-from typing import Any
+from collections.abc import Iterator, Mapping, Sequence
 
-from curation.config import JobConfiguration
+import duckdb
+
+from curation.config import GateSettings, JobConfiguration
 from curation.engine.engine import Engine
 from curation.inputs import list_inputs
 from curation.job import Job, open_store, read_job_file, write_job_file
 from curation.phases.balance import annotate
 from curation.phases.caption import caption, decides
+from curation.phases.clip_stages import run_clip_stages
 from curation.phases.closing_notes import left_for_the_next_run, pending_notes
+from curation.phases.cut import cut_clips
 from curation.phases.decide import check_gates, select
-from curation.phases.decode import known_sources, measure, unit_tasks, with_known_identity
+from curation.phases.decode import decode_units, unit_tasks
 from curation.phases.pack import pack, plan_samples
+from curation.phases.probe import known_sources, probe_sources, with_known_identity
 from curation.phases.report import write_job_report
-from curation.resolve import Remembered, missing_parts, resolve
+from curation.resolve import Remembered, Resolved, missing_parts, resolve
 from manifests.errors import UsageError
 from manifests.explore.funnel import Funnel, funnel
 from manifests.policy.gate_settings import SPLIT_NAMES
 from manifests.store.address import is_address
 from manifests.store.lease import Lease
+from manifests.store.output import Output
+
+logger = logging.getLogger(__name__)
 
 PHASES = ("measure", "annotate", "select", "caption", "pack")
 
@@ -75,17 +82,20 @@ def run_curation(
     listing = list_inputs(inputs, configuration.inputs.skip_suffixes)
     files = listing.files[:limit] if limit is not None else listing.files
     with _job(out, configuration, address) as job:
-        _say_what_is_missing(job)
+        job.notes += _say_what_is_missing(configuration, job.resolved)
         write_job_file(job, [_absolute(text) for text in inputs])
         if "measure" in chosen:
-            measure(job, files)
+            probe_sources(job, files)
+            decode_units(job)
+            cut_clips(job)
+            run_clip_stages(job)
         if "annotate" in chosen:
             annotate(job)
         if "select" in chosen:
             select(job)
         if "caption" in chosen:
             caption(job)
-            if "select" in chosen and decides(job):
+            if "select" in chosen and _captions_decide(job):
                 select(job)
         if "pack" in chosen:
             pack(job)
@@ -139,14 +149,15 @@ def plan_curation(inputs: Sequence[str], out: str | None, configuration: JobConf
             len(listing.files), listing.skipped, len(listing.files), 0, 0.0, 0, 0.0, backends, 0, 0
         )
     storage, store = open_store(out)
-    job = Job(out, configuration, resolved, storage, store, Lease(storage), _idle(configuration))
-    with contextlib.closing(job), job.connect() as connection:
+    output = Output(out, storage, store, Lease(storage), resolved.selection)
+    job = Job(configuration, resolved, output, _idle(configuration))
+    with contextlib.closing(output), output.connect() as connection:
         known = known_sources(connection)
         seconds = connection.execute(
             "SELECT coalesce(sum(duration_s), 0) FROM sources WHERE status = 'ok'"
         ).fetchall()[0]
         kept = connection.execute("SELECT count(*) FROM dataset WHERE state = 'keep'").fetchall()[0]
-        tasks = unit_tasks(job, connection)
+        tasks = unit_tasks(connection, resolved, configuration.decode)
         samples = plan_samples(job)
     files = with_known_identity(listing.files, known.values())
     new = [file for file in files if file.source_id not in known]
@@ -178,18 +189,23 @@ def _job(
     check_gates(store, resolved.selection, configuration.expressions())
     engine = Engine(configuration.engine, configuration.decode, address)
     with Lease(storage) as lease, engine:
-        job = Job(out, configuration, resolved, storage, store, lease, engine)
-        with contextlib.closing(job):
-            yield job
+        output = Output(out, storage, store, lease, resolved.selection)
+        with contextlib.closing(output):
+            yield Job(configuration, resolved, output, engine)
 
 
-def _say_what_is_missing(job: Job) -> None:
-    """Before the first hour of work, and again at its end: what will not be measured."""
-    unavailable = job.resolved.unavailable
+def _captions_decide(job: Job) -> bool:
+    with job.output.connect() as connection:
+        return decides(connection, job.configuration.gate_list())
+
+
+def _say_what_is_missing(configuration: JobConfiguration, resolved: Resolved) -> Iterator[str]:
+    """Before the first hour of work, and again as a note at its end: what will not be measured."""
+    unavailable = resolved.unavailable
     if not unavailable:
         return
-    print(missing_parts(job.configuration, unavailable).message, file=sys.stderr)
-    job.notes.append(
+    logger.warning("%s", missing_parts(configuration, unavailable).message)
+    yield (
         f"Not measured, since weights or settings are missing: {', '.join(sorted(unavailable))}."
         " `twinreel plan curate` says how to get them."
     )
@@ -197,16 +213,24 @@ def _say_what_is_missing(job: Job) -> None:
 
 def _close(job: Job, skipped: int, *, render_previews: bool) -> Summary:
     write_job_report(job, render_previews=render_previews)
-    with job.connect() as connection:
+    with job.output.connect() as connection:
         state = funnel(connection)
-        notes = [*job.notes, *job.engine.notes, *_gate_notes(job), *_notes(job, connection)]
-    return Summary(job.decoded_units, job.decoded_clips, job.rows_written, skipped, notes, state)
+        notes = [
+            *job.notes,
+            *job.engine.notes,
+            *_gate_notes(job.configuration.gates, job.resolved),
+            *_bucket_notes(connection),
+            *pending_notes(connection, job.resolved),
+            *left_for_the_next_run(connection, job.configuration, job.resolved),
+        ]
+    rows_written = job.output.rows_written
+    return Summary(job.decoded_units, job.decoded_clips, rows_written, skipped, notes, state)
 
 
-def _gate_notes(job: Job) -> Iterator[str]:
+def _gate_notes(gates: Mapping[str, GateSettings], resolved: Resolved) -> Iterator[str]:
     """Gates that do something else than whoever set them may think."""
-    stages = {**job.resolved.signal_stages, **job.resolved.clip_stages}
-    for name, gate in sorted(job.configuration.gates.items()):
+    stages = {**resolved.signal_stages, **resolved.clip_stages}
+    for name, gate in sorted(gates.items()):
         for stage, backends in (gate.backends or {}).items():
             if stage in stages and stages[stage].backend.name not in backends:
                 yield (
@@ -215,7 +239,7 @@ def _gate_notes(job: Job) -> Iterator[str]:
                     f' pending. Give both, as in --set \'gates.{name}={{sql: "{gate.sql}",'
                     f" backends: {{{stage}: [{stages[stage].backend.name}]}}}}'."
                 )
-        now = [part for part in SPLIT_NAMES.get(name, ()) if part in job.configuration.gates]
+        now = [part for part in SPLIT_NAMES.get(name, ()) if part in gates]
         if now:
             yield (
                 f"The gate '{name}' is one of your own: the preset's are {' and '.join(now)} now,"
@@ -223,7 +247,8 @@ def _gate_notes(job: Job) -> Iterator[str]:
             )
 
 
-def _notes(job: Job, connection: Any) -> list[str]:  # noqa: ANN401 - DuckDB's connection
+def _bucket_notes(connection: duckdb.DuckDBPyConnection) -> list[str]:
+    """What is odd about the bucket as a whole."""
     notes = []
     row = connection.execute(
         "SELECT count(*), count(audio_codec) FROM sources WHERE status = 'ok'"
@@ -243,7 +268,7 @@ def _notes(job: Job, connection: Any) -> list[str]:  # noqa: ANN401 - DuckDB's c
     ).fetchall()[0]
     if row[0] and not row[1]:
         notes.append("No clip is kept: the funnel shows which gate rejects how much.")
-    return [*notes, *pending_notes(job, connection), *left_for_the_next_run(job, connection)]
+    return notes
 
 
 def _checked_phases(phases: Sequence[str]) -> Sequence[str]:

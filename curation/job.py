@@ -3,12 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
-import time
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
-import duckdb
-import pyarrow as pa
 import yaml
 
 from curation.config import JobConfiguration
@@ -17,19 +14,15 @@ from curation.resolve import Remembered, Resolved, remember
 from manifests.errors import StorageError, TwinreelError, UsageError
 from manifests.policy.gate_settings import split_gates
 from manifests.settings import validate
-from manifests.store.lease import Lease
+from manifests.store.output import Output
 from manifests.store.records import ErrorRecord
 from manifests.store.storage import Storage, open_storage
 from manifests.store.store import Store
-from manifests.store.view import connect
 from stages.base.contract import Backend
 from stages.registry import clips_schema
 from stages.run.unit import signals_schema
 
 JOB_FILE = "job.yaml"
-_COMMIT_ROWS = 4096
-_COMMIT_TASKS = 256
-_COMMIT_EVERY_S = 60.0
 _GIVEN_UP_AFTER_TWO_RUNS = frozenset({"decoder_hung"})
 """Storage may have been slow; a file that hangs its decoder again is itself to blame, and every try
 costs `decode.stall_s`."""
@@ -37,81 +30,16 @@ costs `decode.stall_s`."""
 
 @dataclasses.dataclass
 class Job:
-    """What every phase works with."""
+    """What every phase works with; what is less than a phase takes the parts that it uses."""
 
-    out: str
     configuration: JobConfiguration
     resolved: Resolved
-    storage: Storage
-    store: Store
-    lease: Lease
+    output: Output
     engine: Engine
-    rows_written: int = 0
     decoded_units: int = 0
     decoded_clips: int = 0
     notes: list[str] = dataclasses.field(default_factory=list)
     """What the job's reader should know at its end."""
-    _views: duckdb.DuckDBPyConnection | None = None
-
-    def connect(self) -> duckdb.DuckDBPyConnection:
-        """The tables as they are now, through the eyes of this configuration.
-
-        The views stay as they are until the job commits again. Temporary tables and registered
-        names are the caller's own, and go when it closes what it got.
-        """
-        if self._views is None:
-            self._views = connect(self.store, self.resolved.selection)
-        return self._views.cursor()
-
-    def close(self) -> None:
-        """Give up the views."""
-        if self._views is not None:
-            self._views.close()
-            self._views = None
-
-    def commit(self, rows: Mapping[str, Sequence[Any] | pa.Table]) -> None:
-        """Make rows of several tables appear at once, if the lease is still this job's."""
-        filled = {table: part for table, part in rows.items() if len(part)}
-        if not filled:
-            return
-        self.lease.check()
-        self.store.commit(filled)
-        self.close()
-        self.rows_written += sum(len(part) for part in filled.values())
-
-
-class Batch:
-    """Rows on their way to the store: committed every 256 tasks, 4096 rows or 60 s.
-
-    Args:
-        job: whose rows.
-        tasks: fewer tasks, where each is dear.
-        seconds: fewer seconds.
-    """
-
-    def __init__(
-        self, job: Job, *, tasks: int = _COMMIT_TASKS, seconds: float = _COMMIT_EVERY_S
-    ) -> None:
-        self._job = job
-        self._most_tasks, self._most_seconds = tasks, seconds
-        self._rows: dict[str, list[Any]] = {}
-        self._tasks = 0
-        self._since = time.monotonic()
-
-    def add(self, rows: Mapping[str, Iterable[Any]]) -> None:
-        """Add one task's rows; they are committed together."""
-        for table, part in rows.items():
-            self._rows.setdefault(table, []).extend(part)
-        self._tasks += 1
-        due = time.monotonic() - self._since >= self._most_seconds
-        count = sum(len(part) for part in self._rows.values())
-        if due or self._tasks >= self._most_tasks or count >= _COMMIT_ROWS:
-            self.flush()
-
-    def flush(self) -> None:
-        """Commit what is there."""
-        self._job.commit(self._rows)
-        self._rows, self._tasks, self._since = {}, 0, time.monotonic()
 
 
 def error_record(error: TwinreelError, earlier: Mapping[str, Any] | None = None) -> ErrorRecord:
@@ -137,7 +65,7 @@ def write_job_file(job: Job, inputs: Sequence[str]) -> None:
 
     Nothing is written if nothing has changed.
     """
-    storage = job.storage
+    storage = job.output.storage
     remembered = remember(job.resolved)
     content = {
         "inputs": list(inputs),

@@ -35,14 +35,15 @@ class Resolved:
 
     `signal_stages` watch the decoding of sources; `summed_stages` are those of them that sum up a
     clip from their signals alone. `clip_stages` look at clips again: first the models that complete
-    what signal stages know, then the others in the registry's order. `unavailable` are enabled
-    stages whose weights or packages are missing: nothing is measured, their structs stay null.
-    `profile` is what samples are packed to.
+    what signal stages know, then the others in the registry's order; `calls` tell workers of any of
+    them. `unavailable` are enabled stages whose weights or packages are missing: nothing is
+    measured, their structs stay null. `profile` is what samples are packed to.
     """
 
     signal_stages: dict[str, SignalStage[Any]]
     summed_stages: dict[str, SignalStage[Any]]
     clip_stages: dict[str, ClipStage[Any]]
+    calls: dict[str, StageCall]
     unavailable: dict[str, UsageError]
     fingerprints: dict[str, str]
     unit: str
@@ -97,6 +98,7 @@ def resolve(configuration: JobConfiguration, remembered: Remembered | None = Non
             **model_stages,
             **{n: s for n, s in stages.items() if isinstance(s, ClipStage)},
         },
+        calls=_calls(configuration, {**stages, **model_stages}, fingerprints),
         unavailable=unavailable,
         fingerprints=fingerprints,
         unit=unit,
@@ -118,20 +120,6 @@ def resolve(configuration: JobConfiguration, remembered: Remembered | None = Non
         ),
         profile=profile,
     )
-
-
-def stage_calls(configuration: JobConfiguration, resolved: Resolved) -> dict[str, StageCall]:
-    """Every stage that can be had, by name, as workers are told of it."""
-    stages: dict[str, Stage[Any]] = {**resolved.signal_stages, **resolved.clip_stages}
-    return {
-        name: StageCall(
-            name,
-            json.dumps(configuration.stage_parameters(name), sort_keys=True),
-            stage.backend,
-            resolved.fingerprints[name],
-        )
-        for name, stage in stages.items()
-    }
 
 
 def remember(resolved: Resolved) -> Remembered:
@@ -175,6 +163,23 @@ def _build(
     if unavailable and configuration.missing == "stop":
         raise missing_parts(configuration, unavailable)
     return stages, unavailable
+
+
+def _calls(
+    configuration: JobConfiguration,
+    stages: Mapping[str, Stage[Any]],
+    fingerprints: Mapping[str, str],
+) -> dict[str, StageCall]:
+    """Every stage that can be had, by name, as workers are told of it."""
+    return {
+        name: StageCall(
+            name,
+            json.dumps(configuration.stage_parameters(name), sort_keys=True),
+            stage.backend,
+            fingerprints[name],
+        )
+        for name, stage in stages.items()
+    }
 
 
 def _check_reads(configuration: JobConfiguration, stage: type[Stage[Any]]) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import io
 import json
+import logging
 import signal
 import sys
 from pathlib import Path
@@ -293,6 +294,7 @@ def main() -> None:
         if isinstance(stream, io.TextIOWrapper):
             # A file's name may have characters that the terminal's encoding lacks.
             stream.reconfigure(errors="backslashreplace")
+    logging.basicConfig(format="%(message)s", level=logging.WARNING)
     try:
         app(standalone_mode=True)
     except TwinreelError as error:

@@ -31,8 +31,9 @@ class Progress:
             self._write(now)
 
     def close(self) -> None:
-        """Write the closing line."""
-        self._write(time.monotonic(), last=True)
+        """Write the closing line, if there was anything to do."""
+        if self._total:
+            self._write(time.monotonic(), last=True)
 
     def _write(self, now: float, *, last: bool = False) -> None:
         elapsed_s = max(now - self._started, 1e-6)

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import duckdb
 
-from curation.config import JobConfiguration
 from curation.job import Job
 from curation.phases.measured import rows_of
 from manifests.errors import UsageError
@@ -28,8 +28,8 @@ def annotate(job: Job) -> None:
     mix, fingerprint = job.configuration.mix, job.resolved.selection.mix
     if fingerprint is None:
         return
-    with job.connect() as connection:
-        competing = _competing(connection, job.configuration)
+    with job.output.connect() as connection:
+        competing = _competing(connection, job.configuration.gate_list(), mix.by)
     groups: dict[str, str | None] = {row["clip_id"]: row["mix_group"] for row in competing}
     before = {row["clip_id"]: (row["group"], row["chosen"]) for row in competing}
     chosen = choose(
@@ -44,25 +44,25 @@ def annotate(job: Job) -> None:
         for clip_id, group in groups.items()
         if before[clip_id] != (group, clip_id in chosen)
     ]
-    job.commit({"mix": rows})
+    job.output.commit({"mix": rows})
 
 
 def _competing(
-    connection: duckdb.DuckDBPyConnection, configuration: JobConfiguration
+    connection: duckdb.DuckDBPyConnection, all_gates: Sequence[Gate], by: str
 ) -> list[dict[str, Any]]:
     """Clips that everything else keeps, with their group and the place they had.
 
     A clip whose group can never be known is among them, with none; one that still waits for it is
     not.
     """
-    gates = gates_without(connection, configuration.gate_list(), KNOWN_LATER)
-    grouping = Gate("mix.by", f"CASE WHEN ({configuration.mix.by}\n) IS NOT NULL THEN true END")
+    gates = gates_without(connection, all_gates, KNOWN_LATER)
+    grouping = Gate("mix.by", f"CASE WHEN ({by}\n) IS NOT NULL THEN true END")
     connection.register("verdicts", decide(connection, gates))
     try:
         connection.register("groupings", decide(connection, [grouping]))
         return rows_of(
             connection,
-            f"""SELECT d.clip_id, ({configuration.mix.by}\n)::VARCHAR AS mix_group,
+            f"""SELECT d.clip_id, ({by}\n)::VARCHAR AS mix_group,
                 d.mix."group" AS "group", d.mix.chosen AS chosen
             FROM dataset d JOIN verdicts v USING (clip_id) JOIN groupings g USING (clip_id)
             WHERE v.state = 'keep' AND g.state <> 'pending' ORDER BY d.clip_id""",

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import collections
 import dataclasses
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -22,12 +22,14 @@ from curation.captions.client import CaptionOutcome, CaptionRequest, caption_all
 from curation.captions.prompt import ClipFacts
 from curation.captions.verify import verify
 from curation.config import CaptionSettings
+from curation.engine.engine import Engine
 from curation.engine.progress import Progress
 from curation.engine.tasks import Task
-from curation.job import Batch, Job, error_record
-from curation.phases.measured import StoredRows, source_format
+from curation.job import Job, error_record
+from curation.phases.measured import Media, StoredRows, source_format
 from manifests.policy.decide import decide
-from manifests.policy.gates import gates_without
+from manifests.policy.gates import Gate, gates_without
+from manifests.store.output import Batch, Output
 from manifests.store.records import CaptionRow, ErrorRecord, VerifiedRecord, to_mapping
 from stages.media.blocks import Margins
 from stages.media.caption_media import ClipMediaTask, clip_media
@@ -43,27 +45,59 @@ def caption(job: Job) -> None:
     """Write the captions that are missing, then verify those whose verification is out of date."""
     if "caption" in job.resolved.unavailable:
         return
-    with job.connect() as connection:
-        rows = _without_caption(job, connection)
-        if job.configuration.caption.backend == "attributes":
-            _describe(job, rows)
+    settings, selected = job.configuration.caption, job.resolved.selection.caption
+    assert selected is not None
+    writer = _Writer(settings, fingerprint=selected[1])
+    with job.output.connect() as connection:
+        rows = _without_caption(connection, job.configuration.gate_list())
+        if settings.backend == "attributes":
+            _describe(job.output, rows, writer)
             return
         if len(rows):
-            _ask(job, rows)
-    _verify_again(job)
+            _ask(job, rows, writer)
+    _verify_again(job.output)
 
 
-def decides(job: Job) -> bool:
+@dataclasses.dataclass(frozen=True)
+class _Writer:
+    """Who writes captions, and the fingerprint of what comes of it."""
+
+    settings: CaptionSettings
+    fingerprint: str
+
+    def row(
+        self, clip_id: str, *, answer: Answer | None = None, error: ErrorRecord | None = None
+    ) -> CaptionRow:
+        """A clip's row: what was written, or why nothing was."""
+        return CaptionRow(
+            clip_id=clip_id,
+            style=self.settings.style,
+            text=answer.text if answer is not None else None,
+            audio=answer.audio if answer is not None else None,
+            speech=_SPEECH_DIVIDER.join(answer.speech)
+            if answer is not None and answer.speech
+            else None,
+            model=self.settings.model or "",
+            verified=None,
+            requests=None,
+            input_tokens=None,
+            output_tokens=None,
+            cost=None,
+            status="ok" if error is None else "failed",
+            error=error,
+            fingerprint=self.fingerprint,
+        )
+
+
+def decides(connection: duckdb.DuckDBPyConnection, gates: Sequence[Gate]) -> bool:
     """Whether some gate speaks of captions, so that clips have to be decided once more."""
-    gates = job.configuration.gate_list()
-    with job.connect() as connection:
-        return len(gates_without(connection, gates, ("caption",))) < len(gates)
+    return len(gates_without(connection, gates, ("caption",))) < len(gates)
 
 
-def _without_caption(job: Job, connection: duckdb.DuckDBPyConnection) -> StoredRows:
+def _without_caption(connection: duckdb.DuckDBPyConnection, gates: Sequence[Gate]) -> StoredRows:
     """Clips that only captions keep from being kept and that have none, or one to try again."""
-    gates = gates_without(connection, job.configuration.gate_list(), ("caption",))
-    connection.register("verdicts", decide(connection, gates))
+    others = gates_without(connection, gates, ("caption",))
+    connection.register("verdicts", decide(connection, others))
     rows = StoredRows(
         connection,
         """SELECT d.* FROM dataset d JOIN verdicts v USING (clip_id)
@@ -74,29 +108,29 @@ def _without_caption(job: Job, connection: duckdb.DuckDBPyConnection) -> StoredR
     return rows
 
 
-def _describe(job: Job, rows: StoredRows) -> None:
-    style = job.configuration.caption.style
-    batch = Batch(job)
+def _describe(output: Output, rows: StoredRows, writer: _Writer) -> None:
+    batch = Batch(output)
     for row in rows:
-        words = describe(row, style=style)
+        words = describe(row, style=writer.settings.style)
         written = Answer(words.text, (words.speech,) if words.speech else (), words.audio)
-        batch.add({"captions": [_row(job, row["clip_id"], answer=written)]})
+        batch.add({"captions": [writer.row(row["clip_id"], answer=written)]})
     batch.flush()
 
 
-def _ask(job: Job, rows: StoredRows) -> None:
+def _ask(job: Job, rows: StoredRows, writer: _Writer) -> None:
     """Have the model caption the clips; every answer is committed soon after it came."""
-    settings = job.configuration.caption
+    settings = writer.settings
     if settings.backend == "vllm":
         # Before Ray's own tools start one by themselves, somewhere else.
         job.engine.start()
     prompts = Path(settings.prompts) if settings.prompts else None
-    batch = Batch(job, tasks=_COMMIT_ANSWERS, seconds=_COMMIT_EVERY_S)
+    batch = Batch(job.output, tasks=_COMMIT_ANSWERS, seconds=_COMMIT_EVERY_S)
     progress = Progress("caption", len(rows), "clips")
     # vLLM takes requests in a thread of its own: what fails there is written down here.
     failed: collections.deque[CaptionRow] = collections.deque()
     under_way: dict[str, dict[str, Any]] = {}
-    requests = _requests(job, rows, under_way, failed)
+    media = job.configuration.decode.media
+    requests = _requests(job.engine, rows, media, writer, under_way, failed)
     left_out = False
     try:
         for outcome in _outcomes(settings, requests, prompts):
@@ -104,7 +138,7 @@ def _ask(job: Job, rows: StoredRows) -> None:
                 left_out = True
                 continue
             row = under_way.pop(outcome.clip_id)
-            batch.add({"captions": [_outcome_row(job, row, outcome)]})
+            batch.add({"captions": [_outcome_row(writer, row, outcome)]})
             progress.advance(failed=outcome.error is not None)
             _record(failed, batch, progress)
         _record(failed, batch, progress)
@@ -131,8 +165,10 @@ def _outcomes(
 
 
 def _requests(
-    job: Job,
+    engine: Engine,
     rows: StoredRows,
+    media: Media,
+    writer: _Writer,
     under_way: dict[str, dict[str, Any]],
     failed: collections.deque[CaptionRow],
 ) -> Iterator[CaptionRequest]:
@@ -144,16 +180,16 @@ def _requests(
     def tasks() -> Iterator[Task[Any]]:
         for row in rows:
             under_way[row["clip_id"]] = row
-            yield Task(clip_media, _media_task(job, row), row["uri"])
+            yield Task(clip_media, _media_task(row, media, writer.settings), row["uri"])
 
-    for outcome in job.engine.run(tasks()):
+    for outcome in engine.run(tasks()):
         clip_id = outcome.task.argument.clip_id
         if outcome.error is None:
-            facts = clip_facts(under_way[clip_id], job.configuration.caption)
+            facts = clip_facts(under_way[clip_id], writer.settings)
             yield CaptionRequest(clip_id, outcome.result, facts)
         else:
             earlier = (under_way.pop(clip_id)["caption"] or {}).get("error")
-            failed.append(_row(job, clip_id, error=error_record(outcome.error, earlier)))
+            failed.append(writer.row(clip_id, error=error_record(outcome.error, earlier)))
 
 
 def _record(failed: collections.deque[CaptionRow], batch: Batch, progress: Progress) -> None:
@@ -163,10 +199,9 @@ def _record(failed: collections.deque[CaptionRow], batch: Batch, progress: Progr
         progress.advance(failed=True)
 
 
-def _media_task(job: Job, row: Mapping[str, Any]) -> ClipMediaTask:
-    settings = job.configuration.caption
+def _media_task(row: Mapping[str, Any], media: Media, settings: CaptionSettings) -> ClipMediaTask:
     margins = (row.get("picture") or {}).get("margins_px") or {}
-    source = source_format(row, job.configuration.decode.media)
+    source = source_format(row, media)
     return ClipMediaTask(
         clip_id=row["clip_id"],
         uri=row["uri"],
@@ -226,11 +261,10 @@ def _verified(row: Mapping[str, Any], answer: Answer) -> VerifiedRecord:
     return VerifiedRecord(**dataclasses.asdict(found))
 
 
-def _outcome_row(job: Job, row: Mapping[str, Any], outcome: CaptionOutcome) -> CaptionRow:
+def _outcome_row(writer: _Writer, row: Mapping[str, Any], outcome: CaptionOutcome) -> CaptionRow:
     verified = _verified(row, outcome.answer) if outcome.answer is not None else None
     return dataclasses.replace(
-        _row(
-            job,
+        writer.row(
             outcome.clip_id,
             answer=outcome.answer,
             error=error_record(outcome.error) if outcome.error is not None else None,
@@ -243,36 +277,10 @@ def _outcome_row(job: Job, row: Mapping[str, Any], outcome: CaptionOutcome) -> C
     )
 
 
-def _row(
-    job: Job, clip_id: str, *, answer: Answer | None = None, error: ErrorRecord | None = None
-) -> CaptionRow:
-    selection = job.resolved.selection.caption
-    assert selection is not None
-    settings = job.configuration.caption
-    return CaptionRow(
-        clip_id=clip_id,
-        style=settings.style,
-        text=answer.text if answer is not None else None,
-        audio=answer.audio if answer is not None else None,
-        speech=_SPEECH_DIVIDER.join(answer.speech)
-        if answer is not None and answer.speech
-        else None,
-        model=settings.model or "",
-        verified=None,
-        requests=None,
-        input_tokens=None,
-        output_tokens=None,
-        cost=None,
-        status="ok" if error is None else "failed",
-        error=error,
-        fingerprint=selection[1],
-    )
-
-
-def _verify_again(job: Job) -> None:
+def _verify_again(output: Output) -> None:
     """Bring verifications up to date with transcripts and tags that came later."""
-    batch = Batch(job)
-    with job.connect() as connection:
+    batch = Batch(output)
+    with output.connect() as connection:
         for row in StoredRows(
             connection, "SELECT * FROM dataset WHERE caption.status = 'ok' ORDER BY clip_id"
         ):

@@ -1,4 +1,4 @@
-"""Clip stages: clips are decoded again, those that the gates have not already rejected.
+"""The step `clip stages`: stages that look at a clip itself, where the gates do not reject it yet.
 
 Stages come one after another, so that what one finds spares the next its work: before each, the
 gates are asked again.
@@ -6,29 +6,33 @@ gates are asked again.
 
 from __future__ import annotations
 
+import dataclasses
 import itertools
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import duckdb
 
+from curation.engine.engine import Engine
 from curation.engine.progress import Progress
 from curation.engine.tasks import Outcome, Task
-from curation.job import Batch, Job, error_record
+from curation.job import Job, error_record
 from curation.phases.measured import (
     MeasuredUnit,
+    Media,
     StoredRows,
     measured_units,
     source_format,
     unit_key,
 )
-from curation.resolve import stage_calls
+from curation.resolve import Resolved
 from manifests.errors import MediaError
 from manifests.policy.decide import decide
-from manifests.policy.gates import gates_without
+from manifests.policy.gates import Gate, gates_without
+from manifests.store.output import Batch
 from manifests.store.records import to_mapping
 from manifests.store.view import quote_name, quote_text
-from stages.base.contract import ClipStage, ClipTask, ModelStage, StageCall
+from stages.base.contract import ClipStage, ClipTask, ModelStage, SignalStage, StageCall
 from stages.run.clip import ClipMeasurement, ClipResult, measure_clip
 from stages.run.segment import signals_record, struct_of
 
@@ -40,59 +44,82 @@ _UNITS_AT_ONCE = 64
 _READS_FAILED = "reads_failed"
 
 
-def look_again(job: Job) -> None:
+@dataclasses.dataclass(frozen=True)
+class _Turn:
+    """A clip stage whose turn it is.
+
+    `signal_stage` is the one of the same name whose summary of the clip's signals it completes, if
+    it does; `reads` are the enabled stages whose structs it reads.
+    """
+
+    name: str
+    stage: ClipStage[Any]
+    call: StageCall
+    signal_stage: SignalStage[Any] | None
+    reads: tuple[str, ...]
+
+    def struct(self, status: str, error: Mapping[str, Any] | None = None) -> dict[str, Any]:
+        """A struct without measurements."""
+        stage, fingerprint = self.stage, self.call.fingerprint
+        return struct_of(stage.Record, None, status, error, stage.backend.name, fingerprint)
+
+
+def run_clip_stages(job: Job) -> None:
     """Run every clip stage where its struct is missing and its precondition holds.
 
     A failure that an earlier run recorded as retryable counts as missing.
     """
-    for name, stage in job.resolved.clip_stages.items():
-        with job.connect() as connection:
-            candidates = _candidates(job, connection, name, stage)
-            batch = Batch(job)
+    gates = job.configuration.gate_list()
+    for name in job.resolved.clip_stages:
+        turn = _turn(name, job.resolved)
+        with job.output.connect() as connection:
+            candidates = _candidates(connection, turn, gates)
+            batch = Batch(job.output)
             for row in StoredRows(connection, f"FROM {candidates} WHERE turn <> 'measure'"):
-                struct = _unmeasured(job, name, stage, row)
-                batch.add({"clips": [_clip_columns(row) | {name: struct}]})
+                batch.add({"clips": [_clip_columns(row) | {name: _unmeasured(turn, row)}]})
             chosen = StoredRows(
                 connection, f"FROM {candidates} WHERE turn = 'measure' ORDER BY uri, start_s"
             )
-            _run(job, connection, name, stage, chosen, batch)
+            _run(job, connection, turn, chosen, batch)
             batch.flush()
 
 
-def _unmeasured(
-    job: Job, name: str, stage: ClipStage[Any], row: Mapping[str, Any]
-) -> dict[str, Any]:
+def _turn(name: str, resolved: Resolved) -> _Turn:
+    stage = resolved.clip_stages[name]
+    reads = tuple(read for read in stage.reads if read in resolved.fingerprints)
+    return _Turn(name, stage, resolved.calls[name], resolved.signal_stages.get(name), reads)
+
+
+def _unmeasured(turn: _Turn, row: Mapping[str, Any]) -> dict[str, Any]:
     """The struct of a candidate that is not looked at."""
     if row["turn"] == "not_applicable":
-        return _struct(job, name, stage, "not_applicable")
+        return turn.struct("not_applicable")
     error = MediaError(
         _READS_FAILED, f"What it reads could not be measured: {', '.join(row['reads_failed'])}."
     )
-    return _struct(job, name, stage, "failed", to_mapping(error_record(error)))
+    return turn.struct("failed", to_mapping(error_record(error)))
 
 
 def _run(
     job: Job,
     connection: duckdb.DuckDBPyConnection,
-    name: str,
-    stage: ClipStage[Any],
+    turn: _Turn,
     chosen: StoredRows,
     batch: Batch,
 ) -> None:
     """Measure the chosen clips and add their rows to the batch."""
-    call = stage_calls(job.configuration, job.resolved)[name]
+    name = turn.name
     under_way: dict[str, dict[str, Any]] = {}
-    tasks = _tasks(job, connection, stage, call, chosen, under_way)
+    tasks = _tasks(connection, turn, job.configuration.decode.media, chosen, under_way)
     progress = Progress(name, len(chosen), "clips")
-    for outcome in _outcomes(job, stage, call, tasks):
+    for outcome in _outcomes(job.engine, turn, tasks):
         progress.advance(failed=outcome.error is not None)
         job.decoded_clips += 1
         row = under_way.pop(outcome.task.argument.clip.clip_id)
         if outcome.error is not None:
             earlier = (row[name] or {}).get("error")
             error = to_mapping(error_record(outcome.error, earlier))
-            struct = _struct(job, name, stage, "failed", error)
-            batch.add({"clips": [row | {name: struct}]})
+            batch.add({"clips": [row | {name: turn.struct("failed", error)}]})
             continue
         result: ClipResult = outcome.result
         sides = {
@@ -100,21 +127,16 @@ def _run(
             for table, rows in result.side_rows.items()
         }
         batch.add({"clips": [row | {name: result.struct}], **sides})
-    if len(chosen):
-        progress.close()
+    progress.close()
 
 
-def _outcomes(
-    job: Job, stage: ClipStage[Any], call: StageCall, tasks: Iterator[Task[Any]]
-) -> Iterator[Outcome]:
-    if isinstance(stage, ModelStage) and stage.needs_model:
-        return job.engine.run_model(tasks, call)
-    return job.engine.run(tasks)
+def _outcomes(engine: Engine, turn: _Turn, tasks: Iterator[Task[Any]]) -> Iterator[Outcome]:
+    if isinstance(turn.stage, ModelStage) and turn.stage.needs_model:
+        return engine.run_model(tasks, turn.call)
+    return engine.run(tasks)
 
 
-def _candidates(
-    job: Job, connection: duckdb.DuckDBPyConnection, name: str, stage: ClipStage[Any]
-) -> str:
+def _candidates(connection: duckdb.DuckDBPyConnection, turn: _Turn, gates: Sequence[Gate]) -> str:
     """The table of clips that lack the stage's struct, that no gate rejects, and that do not wait.
 
     Its column `turn` says what is to be done: `measure`, or else what the struct becomes. To the
@@ -123,10 +145,10 @@ def _candidates(
     no picture), the stage is `not_applicable`. Otherwise a clip waits for what is missing or failed
     for now, and the stage is `failed` where what it reads failed for good (`reads_failed`).
     """
-    reads = [read for read in stage.reads if read in job.resolved.fingerprints]
+    name, stage, reads = turn.name, turn.stage, turn.reads
     statuses = {read: f"d.{quote_name(read)}" for read in reads}
     signals = ""
-    if name in job.resolved.signal_stages:
+    if turn.signal_stage is not None:
         statuses[name] = "own_signals"
         signals = (
             "LEFT JOIN signals AS own_signals ON own_signals.source_id = d.source_id"
@@ -146,14 +168,14 @@ def _candidates(
         if read != name
     )
     absent = _any(f"{quote_name(read)}.status = 'not_applicable'" for read in reads)
-    _decide_for(job, connection, name, stage)
+    _decide_for(connection, turn, gates)
     connection.execute(
         f"""CREATE TEMP TABLE candidates AS
         WITH lacking AS (
             SELECT d.* {f"REPLACE ({known})" if known else ""}, {awaits} AS reads_awaited,
                 list_filter([{failed}]::VARCHAR[], lambda read: read IS NOT NULL) AS reads_failed
             FROM dataset AS d JOIN verdicts AS v ON v.clip_id = d.clip_id {signals}
-            WHERE {_lacks(_once_wrong(job, name, stage), f"d.{quote_name(name)}")}
+            WHERE {_lacks(_once_wrong(turn), f"d.{quote_name(name)}")}
         ), asked AS (SELECT *, ({stage.precondition})::BOOLEAN AS holds FROM lacking),
         turns AS (
             SELECT *, CASE
@@ -169,20 +191,17 @@ def _candidates(
     return "candidates"
 
 
-def _decide_for(
-    job: Job, connection: duckdb.DuckDBPyConnection, name: str, stage: ClipStage[Any]
-) -> None:
+def _decide_for(connection: duckdb.DuckDBPyConnection, turn: _Turn, gates: Sequence[Gate]) -> None:
     """The table `verdicts`: per clip, whether the gates and those of other stages reject it."""
-    gates = job.configuration.gate_list()
     connection.register("by_all", decide(connection, gates))
     connection.execute(
         "CREATE TEMP TABLE verdicts AS SELECT clip_id, state = 'reject' AS rejected,"
         " state = 'reject' AS rejected_elsewhere FROM by_all"
     )
     connection.unregister("by_all")
-    if _once_wrong(job, name, stage) is None:
+    if _once_wrong(turn) is None:
         return
-    others = gates_without(connection, gates, [name])
+    others = gates_without(connection, gates, [turn.name])
     connection.register("by_others", decide(connection, others))
     connection.execute(
         "UPDATE verdicts SET rejected_elsewhere = other.state = 'reject' FROM by_others AS other"
@@ -191,13 +210,14 @@ def _decide_for(
     connection.unregister("by_others")
 
 
-def _once_wrong(job: Job, name: str, stage: ClipStage[Any]) -> str | None:
+def _once_wrong(turn: _Turn) -> str | None:
     """What earlier versions said for good over reads that had failed for now, as SQL on a struct.
 
     A precondition that asks for a status is false of a failed struct, not null.
     """
-    if name in job.resolved.signal_stages:
+    if turn.signal_stage is not None:
         return "error.code = 'no_first_look'"
+    stage = turn.stage
     if any(f"{read}.status" in stage.precondition for read in stage.reads):
         return "status = 'not_applicable'"
     return None
@@ -219,20 +239,18 @@ def _any(conditions: Iterable[str]) -> str:
 
 
 def _tasks(
-    job: Job,
     connection: duckdb.DuckDBPyConnection,
-    stage: ClipStage[Any],
-    call: StageCall,
+    turn: _Turn,
+    media: Media,
     chosen: StoredRows,
     under_way: dict[str, dict[str, Any]],
 ) -> Iterator[Task[Any]]:
     """The tasks in the clips' order; what is known of their units is read a few units at a time.
 
     Args:
-        job: the job.
-        connection: to its tables.
-        stage: the stage.
-        call: the same, for the workers.
+        connection: to the job's tables.
+        turn: the stage.
+        media: what of a source is used.
         chosen: the clips.
         under_way: gets the columns of every clip whose task is given out, and its struct of an
             earlier run.
@@ -245,42 +263,27 @@ def _tasks(
         wanted = [{"source_id": source_id, "unit_index": index} for source_id, index in clips_of]
         for unit in measured_units(connection, wanted):
             for row in clips_of[unit_key(unit.unit)]:
-                clip = _clip_task(job, stage, call.name, row, unit)
-                under_way[clip.clip_id] = _clip_columns(row) | {call.name: row[call.name]}
-                yield Task(measure_clip, ClipMeasurement(call, clip), row["uri"])
+                clip = _clip_task(turn, media, row, unit)
+                under_way[clip.clip_id] = _clip_columns(row) | {turn.name: row[turn.name]}
+                yield Task(measure_clip, ClipMeasurement(turn.call, clip), row["uri"])
 
 
-def _clip_task(
-    job: Job, stage: ClipStage[Any], name: str, row: Mapping[str, Any], unit: MeasuredUnit
-) -> ClipTask:
+def _clip_task(turn: _Turn, media: Media, row: Mapping[str, Any], unit: MeasuredUnit) -> ClipTask:
     seen = None
-    if name in job.resolved.signal_stages:
-        signal_stage = job.resolved.signal_stages[name]
+    if turn.signal_stage is not None:
         seen = signals_record(
-            signal_stage, row["start_s"], row["end_s"], unit.signals, unit.side_rows
+            turn.signal_stage, row["start_s"], row["end_s"], unit.signals, unit.side_rows
         )
     return ClipTask(
         clip_id=row["clip_id"],
         uri=row["uri"],
-        source=source_format(row, job.configuration.decode.media),
+        source=source_format(row, media),
         start_s=row["start_s"],
         end_s=row["end_s"],
         side_rows=unit.side_rows,
-        structs={read: row[read] for read in stage.reads if row.get(read) is not None},
+        structs={read: row[read] for read in turn.stage.reads if row.get(read) is not None},
         signals_record=seen,
     )
-
-
-def _struct(
-    job: Job,
-    name: str,
-    stage: ClipStage[Any],
-    status: str,
-    error: Mapping[str, Any] | None = None,
-) -> dict[str, Any]:
-    """A struct without measurements."""
-    fingerprint = job.resolved.fingerprints[name]
-    return struct_of(stage.Record, None, status, error, stage.backend.name, fingerprint)
 
 
 def _clip_columns(row: Mapping[str, Any]) -> dict[str, Any]:

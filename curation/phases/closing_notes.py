@@ -6,9 +6,10 @@ from collections.abc import Iterator, Sequence
 
 import duckdb
 
-from curation.job import Job
+from curation.config import JobConfiguration
 from curation.phases.measured import rows_of
 from curation.phases.unpacked import unpacked
+from curation.resolve import Resolved
 from manifests.explore.funnel import CodeCount
 from manifests.store.view import quote_name, quote_text
 
@@ -17,13 +18,13 @@ _NOT_REJECTED = "state IS DISTINCT FROM 'reject'"
 """Clips that a next run measures and captions."""
 
 
-def pending_notes(job: Job, connection: duckdb.DuckDBPyConnection) -> Iterator[str]:
+def pending_notes(connection: duckdb.DuckDBPyConnection, resolved: Resolved) -> Iterator[str]:
     """How many clips wait for what the next run brings, and how many for something else."""
-    coming = [quote_text(name) for name in _coming(job)]
+    coming = [quote_text(name) for name in _coming(resolved)]
     # What is there, measured by a backend that a gate does not speak of, comes in no run.
     there = [
         f"CASE WHEN {quote_name(name)}.status = 'ok' THEN {quote_text(name)} END"
-        for name in (*job.resolved.clip_stages, *job.resolved.summed_stages)
+        for name in (*resolved.clip_stages, *resolved.summed_stages)
     ]
     row = rows_of(
         connection,
@@ -42,9 +43,8 @@ def pending_notes(job: Job, connection: duckdb.DuckDBPyConnection) -> Iterator[s
         yield f"{_waiting(waiting)} on what is not measured yet: {_AGAIN}"
 
 
-def _coming(job: Job) -> list[str]:
+def _coming(resolved: Resolved) -> list[str]:
     """What a next run can measure as this one is set up: names as in `pending_on`."""
-    resolved = job.resolved
     stages = {**resolved.signal_stages, **resolved.clip_stages}
 
     def comes(name: str) -> bool:
@@ -55,24 +55,26 @@ def _coming(job: Job) -> list[str]:
     return [*(name for name in stages if comes(name)), *others]
 
 
-def left_for_the_next_run(job: Job, connection: duckdb.DuckDBPyConnection) -> Iterator[str]:
+def left_for_the_next_run(
+    connection: duckdb.DuckDBPyConnection, configuration: JobConfiguration, resolved: Resolved
+) -> Iterator[str]:
     """What failed and may pass, and which samples cannot be made at all."""
     of_good_files = "SEMI JOIN (FROM sources WHERE status = 'ok') USING (source_id)"
     yield from _failed(connection, "sources", "file", "could not be read")
     yield from _failed(
         connection, f"units {of_good_files}", "decode segment", "could not be decoded"
     )
-    for stage in sorted(job.resolved.signal_stages):
+    for stage in sorted(resolved.signal_stages):
         signals = f"(SELECT * FROM signals {of_good_files} WHERE stage = {quote_text(stage)})"
         yield from _failed(
             connection, signals, "decode segment", f"could not be measured by '{stage}'"
         )
-    for stage in sorted(job.resolved.clip_stages):
+    for stage in sorted(resolved.clip_stages):
         yield from _failed(
             connection, _of_clips(stage), "clip", f"could not be measured by '{stage}'"
         )
     yield from _failed(connection, _of_clips("caption"), "clip", "could not be captioned")
-    yield from _samples(job, connection)
+    yield from _samples(connection, configuration)
 
 
 def _of_clips(struct: str) -> str:
@@ -96,8 +98,10 @@ def _failed(
         yield f"{_plural(_total(codes), what)} {failed} for now ({_listed(codes)}): {_AGAIN}"
 
 
-def _samples(job: Job, connection: duckdb.DuckDBPyConnection) -> Iterator[str]:
-    samples = unpacked(connection, job.configuration)
+def _samples(
+    connection: duckdb.DuckDBPyConnection, configuration: JobConfiguration
+) -> Iterator[str]:
+    samples = unpacked(connection, configuration)
     if samples.for_now:
         count = _plural(_total(samples.for_now), "sample")
         yield f"{count} could not be packed for now ({_listed(samples.for_now)}): {_AGAIN}"

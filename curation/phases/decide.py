@@ -25,7 +25,7 @@ def check_gates(store: Store, selection: Selection, gates: Sequence[Gate]) -> No
 def select(job: Job) -> None:
     """Decide every clip, and write the decisions that are new or different."""
     gates = job.configuration.gate_list()
-    with job.connect() as connection:
+    with job.output.connect() as connection:
         validate(gates, connection)
         decisions = changed(connection, decide(connection, gates))
-    job.commit({"decisions": decisions})
+    job.output.commit({"decisions": decisions})

@@ -17,6 +17,9 @@ FORMAT_FIELDS = tuple(field.name for field in dataclasses.fields(SourceFormat))
 """The columns of `sources` that hold what the probe found."""
 
 
+Media = Literal["all", "sound"]
+"""What of a source is used."""
+
 _ROWS_AT_ONCE = 2048
 
 
@@ -61,9 +64,7 @@ def rows_of(connection: duckdb.DuckDBPyConnection, sql: str) -> list[dict[str, A
     return rows
 
 
-def source_format(
-    source: Mapping[str, Any], media: Literal["all", "sound"] = "all"
-) -> SourceFormat:
+def source_format(source: Mapping[str, Any], media: Media = "all") -> SourceFormat:
     """The probe's result out of a row of `sources` or `dataset`.
 
     Args:

@@ -11,10 +11,11 @@ import collections
 from collections.abc import Iterator, Mapping
 from typing import Any
 
+from curation.config import SyncSettings
 from curation.engine.progress import Progress
 from curation.engine.tasks import Task
 from curation.job import Job
-from curation.phases.measured import StoredRows, source_format
+from curation.phases.measured import Media, StoredRows, source_format
 from curation.phases.shards import (
     FRAGMENTS,
     PlannedSample,
@@ -24,6 +25,7 @@ from curation.phases.shards import (
 )
 from curation.phases.unpacked import to_be_packed
 from manifests.errors import TwinreelError
+from manifests.store.output import Output
 from stages.media.blocks import Margins
 from stages.packing.sample import PackProfile, SampleFragment, SampleTask, sample_id_of
 from stages.packing.shard import plan_shards
@@ -45,16 +47,17 @@ def plan_samples(job: Job) -> list[PlannedSample]:
     may pass, or that waits for its shard, is not packed yet.
     """
     profile = job.resolved.profile
-    with job.connect() as connection:
+    configuration = job.configuration
+    with job.output.connect() as connection:
         rows = StoredRows(
             connection,
-            f"""SELECT * FROM dataset WHERE {to_be_packed(job.configuration)}
+            f"""SELECT * FROM dataset WHERE {to_be_packed(configuration)}
             AND (sample IS NULL OR sample.status = 'held' OR sample.error.retryable)""",
         )
         planned = [
             PlannedSample(
                 sample_id_of(row["clip_id"], profile),
-                _sample_task(job, row),
+                _sample_task(row, configuration.decode.media, configuration.sync),
                 earlier=row["sample"],
                 awaited=_awaited_caption(row),
             )
@@ -75,8 +78,14 @@ def pack(job: Job) -> None:
     """
     profile = job.resolved.profile
     planned = plan_samples(job)
-    kept = _kept_fragments(job, planned)
-    shards = [PlannedShard(job, members, kept) for members in _memberships(job, planned)]
+    kept = _kept_fragments(job.output, profile, planned)
+    sound_alone = job.configuration.decode.media == "sound"
+    expected_bytes = _expected_bytes(profile, sound_alone=sound_alone)
+    most_bytes = job.configuration.pack.shard_mb << 20
+    shards = [
+        PlannedShard(job.output, profile, members, kept, job.notes)
+        for members in _memberships(planned, expected_bytes, most_bytes)
+    ]
     by_sample = {sample_id: shard for shard in shards for sample_id in shard.samples}
     queue = _Queue(task for shard in shards for task in shard.fragment_tasks())
     for shard in shards:
@@ -94,11 +103,12 @@ def pack(job: Job) -> None:
                 queue.extend(shard.settle())
         else:
             _shard_of(shards, argument).assembled(outcome.result or [], outcome.error)
-    if progress.done:
-        progress.close()
+    progress.close()
 
 
-def _memberships(job: Job, planned: list[PlannedSample]) -> list[list[PlannedSample]]:
+def _memberships(
+    planned: list[PlannedSample], expected_bytes: int, most_bytes: int
+) -> list[list[PlannedSample]]:
     """Who shares a shard: those who already wait for one, and the others by their ids."""
     waiting: dict[str, list[PlannedSample]] = {}
     others: dict[str, PlannedSample] = {}
@@ -107,17 +117,16 @@ def _memberships(job: Job, planned: list[PlannedSample]) -> list[list[PlannedSam
             waiting.setdefault(sample.planned_shard, []).append(sample)
         else:
             others[sample.sample_id] = sample
-    sound_alone = job.configuration.decode.media == "sound"
-    expected_bytes = _expected_bytes(job.resolved.profile, sound_alone=sound_alone)
-    plans = plan_shards(list(others), expected_bytes, job.configuration.pack.shard_mb << 20)
+    plans = plan_shards(list(others), expected_bytes, most_bytes)
     return [*waiting.values(), *([others[sample_id] for sample_id in plan] for plan in plans)]
 
 
-def _kept_fragments(job: Job, planned: list[PlannedSample]) -> dict[str, SampleFragment]:
+def _kept_fragments(
+    output: Output, profile: PackProfile, planned: list[PlannedSample]
+) -> dict[str, SampleFragment]:
     """What earlier runs have made, still is there and would come out the same; no other stays."""
-    profile = job.resolved.profile
     folder = f"{shard_folder(profile)}/{FRAGMENTS}"
-    there = {entry.path: entry.size for entry in job.storage.list(folder)}
+    there = {entry.path: entry.size for entry in output.storage.list(folder)}
     kept = {}
     for sample in planned:
         path = fragment_path(profile, sample.sample_id)
@@ -126,9 +135,9 @@ def _kept_fragments(job: Job, planned: list[PlannedSample]) -> dict[str, SampleF
             kept[sample.sample_id] = fragment
             del there[path]
     if there:
-        job.lease.check()
+        output.lease.check()
     for path in there:
-        job.storage.delete(path)
+        output.storage.delete(path)
     return kept
 
 
@@ -183,22 +192,22 @@ class _Queue(Iterator[Task[Any]]):
         return self._urgent.popleft() if self._urgent else next(self._tasks)
 
 
-def audio_shift_s(job: Job, row: Mapping[str, Any]) -> float:
+def audio_shift_s(row: Mapping[str, Any], settings: SyncSettings) -> float:
     """How much later a clip's sound has to be put to be in sync; 0 unless that is asked for.
 
     Only offsets that were found with confidence are repaired: the best of many bad fits is noise.
     """
     sync = row.get("sync") or {}
-    if not job.configuration.sync.repair or sync.get("status") != "ok":
+    if not settings.repair or sync.get("status") != "ok":
         return 0.0
-    least = job.configuration.sync.min_confidence
+    least = settings.min_confidence
     if least is None:
         least = _RELIABLE_CONFIDENCE[sync["backend"]]
     # A positive offset says that the sound is early.
     return float(sync["offset_frames"]) * _SYNC_FRAME_S if sync["confidence"] >= least else 0.0
 
 
-def _sample_task(job: Job, row: dict[str, Any]) -> SampleTask:
+def _sample_task(row: dict[str, Any], media: Media, sync: SyncSettings) -> SampleTask:
     picture = row.get("picture") or {}
     margins = picture.get("margins_px") or {}
     caption = row["caption"] or {}
@@ -206,7 +215,7 @@ def _sample_task(job: Job, row: dict[str, Any]) -> SampleTask:
         clip_id=row["clip_id"],
         source_id=row["source_id"],
         uri=row["uri"],
-        source=source_format(row, job.configuration.decode.media),
+        source=source_format(row, media),
         start_s=row["start_s"],
         end_s=row["end_s"],
         margins_px=Margins(**margins) if margins else Margins(0, 0, 0, 0),
@@ -217,5 +226,5 @@ def _sample_task(job: Job, row: dict[str, Any]) -> SampleTask:
             "split": row["split"],
             "carried": dict(row["carried"] or {}),
         },
-        audio_shift_s=audio_shift_s(job, row),
+        audio_shift_s=audio_shift_s(row, sync),
     )

@@ -5,10 +5,12 @@ from __future__ import annotations
 import random
 from typing import Any
 
+from curation.engine.engine import Engine
 from curation.engine.tasks import Task
 from curation.job import Job
 from curation.phases.measured import source_format
 from manifests.explore.report import Player, write_report
+from manifests.store.storage import Storage
 from stages.media.preview import PreviewTask, render_preview
 
 _SHOWN_PER_STATE = 6
@@ -22,10 +24,10 @@ def write_job_report(job: Job, *, render_previews: bool) -> None:
         job: the job.
         render_previews: decode clips whose copy is missing; otherwise show only what is there.
     """
-    with job.connect() as connection:
+    with job.output.connect() as connection:
         rows = _shown(connection)
         if render_previews:
-            _render_missing(job, rows)
+            _render_missing(rows, job.output.storage, job.engine)
         players = [
             Player(
                 clip_id=row["clip_id"],
@@ -33,12 +35,12 @@ def write_job_report(job: Job, *, render_previews: bool) -> None:
                 state=row["state"],
                 reasons=list(row["rejected_by"] or row["pending_on"] or []),
                 caption=(row["caption"] or {}).get("text"),
-                mp4=job.storage.read(_path(row)),
+                mp4=job.output.storage.read(_path(row)),
             )
             for row in rows
-            if job.storage.exists(_path(row))
+            if job.output.storage.exists(_path(row))
         ]
-        write_report(job.store, connection, job.configuration.gate_list(), players=players)
+        write_report(job.output.store, connection, job.configuration.gate_list(), players=players)
 
 
 def _shown(connection: Any) -> list[dict[str, Any]]:  # noqa: ANN401 - DuckDB's connection
@@ -63,8 +65,8 @@ def _shown(connection: Any) -> list[dict[str, Any]]:  # noqa: ANN401 - DuckDB's 
     return shown
 
 
-def _render_missing(job: Job, rows: list[dict[str, Any]]) -> None:
-    missing = {_path(row): row for row in rows if not job.storage.exists(_path(row))}
+def _render_missing(rows: list[dict[str, Any]], storage: Storage, engine: Engine) -> None:
+    missing = {_path(row): row for row in rows if not storage.exists(_path(row))}
     tasks = {
         path: Task(
             render_preview,
@@ -74,9 +76,9 @@ def _render_missing(job: Job, rows: list[dict[str, Any]]) -> None:
         for path, row in missing.items()
     }
     paths = {id(task): path for path, task in tasks.items()}
-    for outcome in job.engine.run(tasks.values()):
+    for outcome in engine.run(tasks.values()):
         if outcome.error is None:
-            job.storage.write(paths[id(outcome.task)], outcome.result)
+            storage.write(paths[id(outcome.task)], outcome.result)
 
 
 def _path(row: dict[str, Any]) -> str:

@@ -8,8 +8,9 @@ from pathlib import Path
 from typing import Any
 
 from curation.engine.tasks import Task
-from curation.job import Job, error_record
+from curation.job import error_record
 from manifests.errors import StorageError, TwinreelError
+from manifests.store.output import Output
 from manifests.store.records import ErrorRecord, SampleMember, SampleRow
 from stages.packing.sample import PackProfile, SampleFragment, SampleTask, made_of, sample_id_of
 from stages.packing.shard import shard_name
@@ -78,16 +79,24 @@ class PlannedShard:
     """A planned shard: gathers its fragments, is assembled or held back, and commits its rows.
 
     Args:
-        job: whose.
+        output: where it is to be.
+        profile: what its samples are packed to.
         samples: its members.
         kept: fragments that are there already, of any shard's members.
+        notes: gets what the job's reader should know at its end.
     """
 
     def __init__(
-        self, job: Job, samples: Sequence[PlannedSample], kept: Mapping[str, SampleFragment]
+        self,
+        output: Output,
+        profile: PackProfile,
+        samples: Sequence[PlannedSample],
+        kept: Mapping[str, SampleFragment],
+        notes: list[str],
     ) -> None:
-        self._job = job
-        self._profile = job.resolved.profile
+        self._output = output
+        self._profile = profile
+        self._notes = notes
         self.samples = {sample.sample_id: sample for sample in samples}
         self._fragments = {name: kept[name] for name in self.samples if name in kept}
         self._kept = frozenset(self._fragments)
@@ -112,7 +121,7 @@ class PlannedShard:
         for sample_id, sample in self.samples.items():
             if sample_id not in self._fragments and sample_id not in self._failed:
                 path = fragment_path(self._profile, sample_id)
-                task = FragmentTask(self._job.out, path, sample.task, self._profile)
+                task = FragmentTask(self._output.address, path, sample.task, self._profile)
                 yield Task(write_fragment, task, sample.task.uri)
 
     def add(
@@ -136,7 +145,7 @@ class PlannedShard:
             return []
         self.path = f"{shard_folder(self._profile)}/{shard_name(members)}"
         paths = [fragment_path(self._profile, sample_id) for sample_id in members]
-        task = ShardTask(self._job.out, self.path, paths)
+        task = ShardTask(self._output.address, self.path, paths)
         return [Task(write_shard, task, self.path)]
 
     def assembled(self, offsets: list[int], error: TwinreelError | None) -> None:
@@ -151,7 +160,7 @@ class PlannedShard:
         if not error.retryable:
             raise error
         self._hold()
-        self._job.notes.append(f"A shard waits for the next run: {error}")
+        self._notes.append(f"A shard waits for the next run: {error}")
         if isinstance(error, StorageError):
             # The next shard would fare no better.
             raise error
@@ -190,7 +199,7 @@ class PlannedShard:
             self._failed_row(sample_id, error, shard if error.retryable else None)
             for sample_id, error in sorted(self._failed.items())
         ]
-        self._job.commit({"samples": rows})
+        self._output.commit({"samples": rows})
 
     def _commit(self, offsets: list[int]) -> None:
         rows = [
@@ -205,9 +214,9 @@ class PlannedShard:
             self._failed_row(sample_id, error, None)
             for sample_id, error in sorted(self._failed.items())
         ]
-        self._job.commit({"samples": rows})
+        self._output.commit({"samples": rows})
         for sample_id in self._fragments:
-            self._job.storage.delete(fragment_path(self._profile, sample_id))
+            self._output.storage.delete(fragment_path(self._profile, sample_id))
 
     def _row(self, sample_id: str, fragment: SampleFragment) -> SampleRow:
         """The row of a sample that is made, without its place."""

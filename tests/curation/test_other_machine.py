@@ -16,11 +16,14 @@ from curation.config import load_configuration
 from curation.engine.engine import Engine
 from curation.inputs import list_inputs
 from curation.job import Job, open_store
-from curation.phases.decode import cut_clips, decode_units, probe_sources
+from curation.phases.cut import cut_clips
+from curation.phases.decode import decode_units
 from curation.phases.measured import rows_of
-from curation.resolve import resolve, stage_calls
+from curation.phases.probe import probe_sources
+from curation.resolve import resolve
 from manifests.errors import UsageError
 from manifests.store.lease import Lease
+from manifests.store.output import Output
 from stages.base.contract import Backend, ClipTask, StageCall
 from stages.media.probe import probe
 from stages.run.clip import ClipMeasurement, LoadedStage, measure_clip
@@ -56,7 +59,8 @@ def job(weights: Path, tmp_path: Path) -> Iterator[Job]:
         resolved = resolve(configuration)
         assert resolved.signal_stages["faces"].backend.name == "yunet"
         engine = cast(Engine, InProcessEngine())
-        yield Job(str(tmp_path / "out"), configuration, resolved, storage, store, lease, engine)
+        output = Output(str(tmp_path / "out"), storage, store, lease, resolved.selection)
+        yield Job(configuration, resolved, output, engine)
 
 
 def measure(job: Job, file: Path) -> None:
@@ -66,7 +70,7 @@ def measure(job: Job, file: Path) -> None:
 
 
 def rows(job: Job, sql: str) -> list[dict[str, Any]]:
-    with job.connect() as connection:
+    with job.output.connect() as connection:
         return rows_of(connection, sql)
 
 
@@ -92,9 +96,9 @@ def test_missing_weights_fail_their_stage_until_they_are_there(
     assert {clip["faces"]["kind"] for clip in clips} == {"single"}
     again = rows(job, "SELECT stage, count(*) AS times FROM signals_log GROUP BY ALL")
     assert {row["stage"] for row in again if row["times"] > 1} == {"faces"}
-    written = job.rows_written
+    written = job.output.rows_written
     measure(job, file)
-    assert job.rows_written == written
+    assert job.output.rows_written == written
 
 
 def test_other_weights_are_not_used(job: Job, file: Path, weights: Path) -> None:
@@ -126,6 +130,7 @@ def test_without_its_cuts_a_unit_has_no_clips_yet(
 def test_a_job_that_chose_haar_stays_with_it(file: Path, weights: Path, job: Job) -> None:
     (weights / YUNET_WEIGHTS).rename(weights / "elsewhere")
     job.resolved = resolve(job.configuration)
+    job.output.selection = job.resolved.selection
     (weights / "elsewhere").rename(weights / YUNET_WEIGHTS)
     measure(job, file)
     [faces] = rows(job, "SELECT * FROM signals WHERE stage = 'faces'")
@@ -161,7 +166,7 @@ def test_a_clip_stage_without_a_model_process_checks_its_weights_too(file: Path)
 def test_every_stage_can_find_its_backend_again_by_name(job: Job) -> None:
     for name, stage in {**job.resolved.signal_stages, **job.resolved.clip_stages}.items():
         stage.check_backend()
-        assert stage_calls(job.configuration, job.resolved)[name].backend == stage.backend
+        assert job.resolved.calls[name].backend == stage.backend
         other = dataclasses.replace(stage.backend, weights_sha256="0" * 64)
         with pytest.raises(UsageError, match="other_weights"):
             type(stage)(stage.parameters, other).check_backend()
