@@ -44,6 +44,8 @@ test-all: $(VENV)/installed-dev lint types tests-all
 lint:
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
+	$(BIN)/lint-imports
+	$(BIN)/vulture
 
 types:
 	$(BIN)/mypy
