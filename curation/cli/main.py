@@ -5,7 +5,6 @@ from __future__ import annotations
 import dataclasses
 import io
 import json
-import logging
 import signal
 import sys
 from pathlib import Path
@@ -17,6 +16,7 @@ from rich.table import Table
 
 from curation.cli import training as cli_training
 from curation.cli import weights as cli_weights
+from curation.cli.logs import log_to_standard_error
 from manifests.errors import TwinreelError, UsageError, one_line
 from manifests.store.address import local_uri
 
@@ -294,7 +294,7 @@ def main() -> None:
         if isinstance(stream, io.TextIOWrapper):
             # A file's name may have characters that the terminal's encoding lacks.
             stream.reconfigure(errors="backslashreplace")
-    logging.basicConfig(format="%(message)s", level=logging.WARNING)
+    log_to_standard_error()
     try:
         app(standalone_mode=True)
     except TwinreelError as error:

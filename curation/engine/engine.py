@@ -182,7 +182,7 @@ class Engine:
         )(ModelWorker)
         count = settings.model_workers or max(1, gpus)
 
-        def hopeless(said: str) -> TwinreelError:
+        def none_can_join(said: str) -> TwinreelError:
             return NoModelError(
                 "workers_cannot_start",
                 f"No model of the stage {model.name} can be loaded ({said}).",
@@ -196,7 +196,7 @@ class Engine:
             [actor.remote(model) for _ in range(count)],
             slots=1,
             patience_s=settings.start_patience_s,
-            hopeless=hopeless,
+            none_can_join=none_can_join,
         )
 
     def start(self) -> None:
@@ -221,7 +221,7 @@ class Engine:
             num_cpus=settings.cpus_per_worker, max_restarts=-1, scheduling_strategy="SPREAD"
         )(Worker)
 
-        def hopeless(said: str) -> TwinreelError:
+        def none_can_join(said: str) -> TwinreelError:
             return TwinreelError(
                 "workers_cannot_start",
                 f"No worker can start ({said}).",
@@ -234,7 +234,7 @@ class Engine:
             [actor.remote(decode.stall_s, decode.memory_mb, decode.retries) for _ in range(count)],
             slots=settings.in_flight_per_worker,
             patience_s=settings.start_patience_s,
-            hopeless=hopeless,
+            none_can_join=none_can_join,
         )
 
     def _connect(self) -> None:

@@ -29,7 +29,7 @@ class Pool:
         actors: handles; they need not have started.
         slots: calls that one may have in flight.
         patience_s: how long the pool may be without any actor that is up.
-        hopeless: the error for when that time is over, or when none can come any more; it is given
+        none_can_join: the error for when that time is over, or when none can come any more; it is given
             what was last said.
     """
 
@@ -39,12 +39,12 @@ class Pool:
         *,
         slots: int,
         patience_s: float,
-        hopeless: Callable[[str], TwinreelError],
+        none_can_join: Callable[[str], TwinreelError],
     ) -> None:
         self._actors = list(actors)
         self._slots = slots
         self._patience_s = patience_s
-        self._hopeless = hopeless
+        self._none_can_join = none_can_join
         self._busy: collections.Counter[int] = collections.Counter()
         self._up: set[int] = set()
         self._was_up = False
@@ -109,7 +109,7 @@ class Pool:
             others: pools whose actors may join meanwhile.
 
         Raises:
-            TwinreelError: a pool is hopeless; or what an actor's `ready` returned before any was
+            TwinreelError: no actor of a pool can join; or what an actor's `ready` returned before any was
                 up, if it is not retryable.
         """
         import ray  # noqa: PLC0415
@@ -171,7 +171,7 @@ class Pool:
             return
         waited_s = time.monotonic() - self._none_since_s
         if waited_s > self._patience_s or not (self._joining or self._unreachable):
-            raise self._hopeless(self._said)
+            raise self._none_can_join(self._said)
 
 
 def last_line(error: Exception) -> str:

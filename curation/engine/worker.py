@@ -6,8 +6,8 @@ Apart from the engine so that a worker process imports neither the decoders nor 
 from __future__ import annotations
 
 import dataclasses
+import logging
 import os
-import sys
 from typing import TYPE_CHECKING, Any
 
 from curation.engine.child import KillableChild
@@ -17,6 +17,8 @@ from stages.models.device import DeviceLostError
 if TYPE_CHECKING:
     from stages.base.contract import StageCall
     from stages.run.clip import ClipResult
+
+logger = logging.getLogger(__name__)
 
 _WORTH_ANOTHER_TRY = frozenset({"decoder_crashed", "decoder_hung", "decoder_out_of_memory"})
 
@@ -105,5 +107,5 @@ class ModelWorker:
         try:
             return self._loaded.infer(batch)
         except DeviceLostError as error:
-            print(f"model process ends: {error}", file=sys.stderr, flush=True)
+            logger.error("model process ends: %s", error)
             os._exit(1)

@@ -125,27 +125,26 @@ def _ask(job: Job, rows: StoredRows, writer: _Writer) -> None:
         job.engine.start()
     prompts = Path(settings.prompts) if settings.prompts else None
     batch = Batch(job.output, tasks=_COMMIT_ANSWERS, seconds=_COMMIT_EVERY_S)
-    progress = Progress("caption", len(rows), "clips")
     # vLLM takes requests in a thread of its own: what fails there is written down here.
     failed: collections.deque[CaptionRow] = collections.deque()
     under_way: dict[str, dict[str, Any]] = {}
     media = job.configuration.decode.media
     requests = _requests(job.engine, rows, media, writer, under_way, failed)
     left_out = False
-    try:
-        for outcome in _outcomes(settings, requests, prompts):
-            if outcome.left_out:
-                left_out = True
-                continue
-            row = under_way.pop(outcome.clip_id)
-            batch.add({"captions": [_outcome_row(writer, row, outcome)]})
-            progress.advance(failed=outcome.error is not None)
+    with Progress("caption", len(rows), "clips") as progress:
+        try:
+            for outcome in _outcomes(settings, requests, prompts):
+                if outcome.left_out:
+                    left_out = True
+                    continue
+                row = under_way.pop(outcome.clip_id)
+                batch.add({"captions": [_outcome_row(writer, row, outcome)]})
+                progress.advance(failed=outcome.error is not None)
+                _record(failed, batch, progress)
             _record(failed, batch, progress)
-        _record(failed, batch, progress)
-    finally:
-        # Answers that were paid for are kept, whatever ended the phase.
-        batch.flush()
-    progress.close()
+        finally:
+            # Answers that were paid for are kept, whatever ended the phase.
+            batch.flush()
     if left_out:
         job.notes.append(
             "Some clips have no caption yet: caption.endpoint.max_cost was reached. The same"

@@ -111,23 +111,22 @@ def _run(
     name = turn.name
     under_way: dict[str, dict[str, Any]] = {}
     tasks = _tasks(connection, turn, job.configuration.decode.media, chosen, under_way)
-    progress = Progress(name, len(chosen), "clips")
-    for outcome in _outcomes(job.engine, turn, tasks):
-        progress.advance(failed=outcome.error is not None)
-        job.decoded_clips += 1
-        row = under_way.pop(outcome.task.argument.clip.clip_id)
-        if outcome.error is not None:
-            earlier = (row[name] or {}).get("error")
-            error = to_mapping(error_record(outcome.error, earlier))
-            batch.add({"clips": [row | {name: turn.struct("failed", error)}]})
-            continue
-        result: ClipResult = outcome.result
-        sides = {
-            table: [{"clip_id": row["clip_id"], **side} for side in rows]
-            for table, rows in result.side_rows.items()
-        }
-        batch.add({"clips": [row | {name: result.struct}], **sides})
-    progress.close()
+    with Progress(name, len(chosen), "clips") as progress:
+        for outcome in _outcomes(job.engine, turn, tasks):
+            progress.advance(failed=outcome.error is not None)
+            job.decoded_clips += 1
+            row = under_way.pop(outcome.task.argument.clip.clip_id)
+            if outcome.error is not None:
+                earlier = (row[name] or {}).get("error")
+                error = to_mapping(error_record(outcome.error, earlier))
+                batch.add({"clips": [row | {name: turn.struct("failed", error)}]})
+                continue
+            result: ClipResult = outcome.result
+            sides = {
+                table: [{"clip_id": row["clip_id"], **side} for side in rows]
+                for table, rows in result.side_rows.items()
+            }
+            batch.add({"clips": [row | {name: result.struct}], **sides})
 
 
 def _outcomes(engine: Engine, turn: _Turn, tasks: Iterator[Task[Any]]) -> Iterator[Outcome]:

@@ -37,15 +37,14 @@ def cut_clips(job: Job) -> None:
         uncut = _uncut_units(connection, cutting, list(resolved.summed_stages))
         if not uncut:
             return
-        progress = Progress("cut", len(uncut), "units")
-        for first in range(0, len(uncut), _UNITS_AT_ONCE):
-            keys = uncut[first : first + _UNITS_AT_ONCE]
-            units = measured_units(connection, keys)
-            job.output.commit(
-                {"clips": [row for unit in units for row in _cut(unit, clip, resolved)]}
-            )
-            progress.advance(count=len(keys))
-        progress.close()
+        with Progress("cut", len(uncut), "units") as progress:
+            for first in range(0, len(uncut), _UNITS_AT_ONCE):
+                keys = uncut[first : first + _UNITS_AT_ONCE]
+                units = measured_units(connection, keys)
+                job.output.commit(
+                    {"clips": [row for unit in units for row in _cut(unit, clip, resolved)]}
+                )
+                progress.advance(count=len(keys))
 
 
 def _uncut_units(

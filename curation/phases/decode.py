@@ -144,21 +144,20 @@ def decode_units(job: Job) -> None:
         }
     # The longest first: the last worker to finish then has the least left to do.
     tasks.sort(key=lambda task: (task.start_s - task.end_s, task.uri, task.unit_index))
-    progress = Progress("decode", len(tasks), "units")
-    batch = Batch(job.output)
-    for outcome in job.engine.run(Task(measure_unit, task, task.uri) for task in tasks):
-        progress.advance(failed=outcome.error is not None)
-        job.decoded_units += 1
-        if outcome.error is not None:
-            task = outcome.task.argument
-            before = earlier.get((task.source_id, task.unit_index))
-            failure = failed_unit(task, error_record(outcome.error, before))
-            batch.add({"units": [failure]})
-        else:
-            result: UnitResult = outcome.result
-            batch.add({"units": [result.unit], **result.rows})
-    batch.flush()
-    progress.close()
+    with Progress("decode", len(tasks), "units") as progress:
+        batch = Batch(job.output)
+        for outcome in job.engine.run(Task(measure_unit, task, task.uri) for task in tasks):
+            progress.advance(failed=outcome.error is not None)
+            job.decoded_units += 1
+            if outcome.error is not None:
+                task = outcome.task.argument
+                before = earlier.get((task.source_id, task.unit_index))
+                failure = failed_unit(task, error_record(outcome.error, before))
+                batch.add({"units": [failure]})
+            else:
+                result: UnitResult = outcome.result
+                batch.add({"units": [result.unit], **result.rows})
+        batch.flush()
     _fail_undecodable_sources(job.output)
 
 

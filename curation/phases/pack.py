@@ -91,19 +91,18 @@ def pack(job: Job) -> None:
     for shard in shards:
         if shard.complete:
             queue.extend(shard.settle())
-    progress = Progress("pack", sum(shard.lacking for shard in shards), "samples")
-    for outcome in job.engine.run(queue):
-        argument = outcome.task.argument
-        if isinstance(argument, FragmentTask):
-            shard = by_sample[sample_id_of(argument.sample.clip_id, profile)]
-            shard.add(argument, outcome.result, outcome.error)
-            job.decoded_clips += 1
-            progress.advance(failed=outcome.error is not None)
-            if shard.complete:
-                queue.extend(shard.settle())
-        else:
-            _shard_of(shards, argument).assembled(outcome.result or [], outcome.error)
-    progress.close()
+    with Progress("pack", sum(shard.lacking for shard in shards), "samples") as progress:
+        for outcome in job.engine.run(queue):
+            argument = outcome.task.argument
+            if isinstance(argument, FragmentTask):
+                shard = by_sample[sample_id_of(argument.sample.clip_id, profile)]
+                shard.add(argument, outcome.result, outcome.error)
+                job.decoded_clips += 1
+                progress.advance(failed=outcome.error is not None)
+                if shard.complete:
+                    queue.extend(shard.settle())
+            else:
+                _shard_of(shards, argument).assembled(outcome.result or [], outcome.error)
 
 
 def _memberships(

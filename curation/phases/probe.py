@@ -56,16 +56,17 @@ def probe_sources(job: Job, files: Iterable[InputFile]) -> None:
         if changed:
             # Words and rights beside a file may change without the file: no need to open it.
             batch.add({"sources": [row | dataclasses.asdict(described)]})
-    progress = Progress("probe", len(tasks), "files")
-    for outcome in job.engine.run(tasks):
-        file = by_uri[outcome.task.subject]
-        earlier = (known.get(file.source_id) or {}).get("error")
-        failure = error_record(outcome.error, earlier) if outcome.error is not None else None
-        probed = _source_row(file, _described(file, split), outcome.result, failure, fingerprint)
-        batch.add({"sources": [probed]})
-        progress.advance(failed=outcome.error is not None)
-    batch.flush()
-    progress.close()
+    with Progress("probe", len(tasks), "files") as progress:
+        for outcome in job.engine.run(tasks):
+            file = by_uri[outcome.task.subject]
+            earlier = (known.get(file.source_id) or {}).get("error")
+            failure = error_record(outcome.error, earlier) if outcome.error is not None else None
+            probed = _source_row(
+                file, _described(file, split), outcome.result, failure, fingerprint
+            )
+            batch.add({"sources": [probed]})
+            progress.advance(failed=outcome.error is not None)
+        batch.flush()
 
 
 def known_sources(connection: duckdb.DuckDBPyConnection) -> dict[str, dict[str, Any]]:

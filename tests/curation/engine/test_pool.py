@@ -103,13 +103,13 @@ Run = Callable[..., tuple[list[Outcome], Engine]]
 def run(monkeypatch: pytest.MonkeyPatch) -> Iterator[Run]:
     """Runs a stage's model on eight clips; the outcomes, and the engine."""
 
-    def hopeless(said: str) -> TwinreelError:
+    def none_can_join(said: str) -> TwinreelError:
         return TwinreelError("workers_cannot_start", said)
 
     def run(*models: Model) -> tuple[list[Outcome], Engine]:
         settings = EngineSettings(batch_clips=2, model_workers=len(models))
         engine = Engine(settings, DecodeSettings(), None)
-        engine._pool = Pool([Decoder()], slots=2, patience_s=60, hopeless=hopeless)
+        engine._pool = Pool([Decoder()], slots=2, patience_s=60, none_can_join=none_can_join)
         made = iter(models)
         monkeypatch.setattr("curation.engine.engine.places", lambda *_: 0)
         monkeypatch.setattr("ray.remote", lambda **_: lambda kind: Maker(lambda call: next(made)))
