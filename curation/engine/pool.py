@@ -29,8 +29,8 @@ class Pool:
         actors: handles; they need not have started.
         slots: calls that one may have in flight.
         patience_s: how long the pool may be without any actor that is up.
-        none_can_join: the error for when that time is over, or when none can come any more; it is given
-            what was last said.
+        none_can_join: the error for when that time is over, or when none can come any more; it is
+            given what was last said.
     """
 
     def __init__(
@@ -109,8 +109,8 @@ class Pool:
             others: pools whose actors may join meanwhile.
 
         Raises:
-            TwinreelError: no actor of a pool can join; or what an actor's `ready` returned before any was
-                up, if it is not retryable.
+            TwinreelError: no actor of a pool can join; or what an actor's `ready` returned before
+                any was up, if it is not retryable.
         """
         import ray  # noqa: PLC0415
 
