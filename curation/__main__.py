@@ -1,5 +1,5 @@
-"""`python -m curation`: the command line, for clusters where no script is on the path."""
+"""`python -m curation`: the same as `python -m twinreel`, where no other `curation` is nearer."""
 
-from curation.cli.main import main
+from twinreel.__main__ import main
 
 main()

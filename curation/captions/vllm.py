@@ -38,6 +38,7 @@ from curation.captions.client import (
 from curation.captions.endpoint import Reply
 from curation.captions.request import Message, first_messages, messages_again
 from curation.captions.settings import VLLM_SETTINGS, VllmSettings
+from curation.engine.travel import home, hosted_function
 from manifests.errors import TwinreelError, UsageError
 
 if TYPE_CHECKING:
@@ -82,8 +83,8 @@ def caption_all(
 
     processor = build_processor(
         processor_config(settings),
-        preprocess=Preprocess(form, settings, prompts),
-        postprocess=Postprocess(form, settings),
+        preprocess=hosted_function(Preprocess(form, settings, prompts), home()),
+        postprocess=hosted_function(Postprocess(form, settings), home()),
         **MAP_ARGUMENTS,
     )
     yield from caption_through(processor, requests)
@@ -259,7 +260,7 @@ def _pass(
     with _feed(questions) as (queue, unanswered):
         # One long task reads the queue, so that questions are decoded while others are answered.
         dataset = ray.data.from_items([None]).map_batches(
-            _Drain(queue), batch_size=None, **_NO_CPUS
+            hosted_function(_Drain(queue), home()), batch_size=None, **_NO_CPUS
         )
         for row in processor(dataset).iter_rows():
             if row[_ENGINE_ERROR]:

@@ -24,6 +24,7 @@ import psutil
 
 from manifests.errors import MediaError, TwinreelError, system_refuses
 from stages.media.heartbeat import heard_by
+from twinreel import _names
 
 _MODULE = "curation.engine.child"
 """This one; in the child itself it is called `__main__`."""
@@ -97,13 +98,15 @@ class KillableChild:
             self._process = subprocess.Popen(
                 [
                     sys.executable,
-                    "-m",
+                    # Whatever modules lie in the folder that this process was started in.
+                    "-P",
+                    _names.__file__,
                     _MODULE,
                     str(theirs.fileno()),
                     str(os.getpid()),
                 ],
                 pass_fds=[theirs.fileno()],
-                env={**os.environ, **_SINGLE_THREADED, "PYTHONPATH": os.pathsep.join(sys.path)},
+                env={**os.environ, **_SINGLE_THREADED, "PYTHONPATH": _path()},
             )
             theirs.close()
             self._connection = Connection(ours.detach())
@@ -178,6 +181,11 @@ class KillableChild:
             subject=subject,
             remedy="Re-encode the file, or leave it out.",
         )
+
+
+def _path() -> str:
+    """This process's path, for the child's; an empty entry is the folder it was started in."""
+    return os.pathsep.join(os.path.abspath(entry) for entry in sys.path)  # noqa: PTH100
 
 
 def _not_started(what: str, subject: str) -> MediaError:

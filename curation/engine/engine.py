@@ -22,6 +22,7 @@ from curation.config import DecodeSettings, EngineSettings
 from curation.engine.pipeline import NoModelError, Pipeline
 from curation.engine.pool import Pool
 from curation.engine.tasks import Attempt, Outcome, Task, actor_lost, comes_back, failure_of
+from curation.engine.travel import arguments_of, home, hosted
 from curation.engine.worker import ModelWorker, Worker
 from manifests.errors import TwinreelError, UsageError
 from stages.base.contract import StageCall
@@ -179,7 +180,7 @@ class Engine:
         # would wait for ever where they have taken them all.
         actor = ray.remote(
             num_cpus=0, num_gpus=settings.gpus_per_model if gpus else 0, max_restarts=-1
-        )(ModelWorker)
+        )(hosted(ModelWorker, home()))
         count = settings.model_workers or max(1, gpus)
 
         def none_can_join(said: str) -> TwinreelError:
@@ -193,7 +194,7 @@ class Engine:
             )
 
         return Pool(
-            [actor.remote(model) for _ in range(count)],
+            [actor.remote(arguments_of(model)) for _ in range(count)],
             slots=1,
             patience_s=settings.start_patience_s,
             none_can_join=none_can_join,
@@ -219,19 +220,20 @@ class Engine:
         count = settings.workers or max(1, places("CPU", settings.cpus_per_worker))
         actor = ray.remote(
             num_cpus=settings.cpus_per_worker, max_restarts=-1, scheduling_strategy="SPREAD"
-        )(Worker)
+        )(hosted(Worker, home()))
+        limits = arguments_of(decode.stall_s, decode.memory_mb, decode.retries)
 
         def none_can_join(said: str) -> TwinreelError:
             return TwinreelError(
                 "workers_cannot_start",
                 f"No worker can start ({said}).",
                 subject=self._address or "local Ray",
-                remedy="Install the same version of twinreel on every node of the cluster, and look"
+                remedy="Install what twinreel depends on on every node of the cluster, and look"
                 " whether its CPUs are free for engine.cpus_per_worker.",
             )
 
         self._pool = Pool(
-            [actor.remote(decode.stall_s, decode.memory_mb, decode.retries) for _ in range(count)],
+            [actor.remote(limits) for _ in range(count)],
             slots=settings.in_flight_per_worker,
             patience_s=settings.start_patience_s,
             none_can_join=none_can_join,

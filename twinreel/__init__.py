@@ -1,0 +1,1 @@
+"""Twinreel for notebooks and programs."""
