@@ -1,10 +1,14 @@
-"""Starting a run's ranks: in this process, by torchrun's own launcher, or under a torchrun."""
+"""Starting a run's ranks: in this process, by torchrun's own launcher, or under a torchrun.
+
+As a script it is one of the ranks that torchrun's launcher starts: `python ... FOLDER`.
+"""
 
 from __future__ import annotations
 
 import logging
 import os
 import pickle
+import signal
 import sys
 import tempfile
 from pathlib import Path
@@ -12,9 +16,13 @@ from pathlib import Path
 from torch.distributed.elastic.multiprocessing.api import SignalException
 from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
 from torch.distributed.launcher.api import LaunchConfig, elastic_launch
+from torch.multiprocessing import _prctl_pr_set_pdeathsig  # type: ignore[attr-defined]
 
 from manifests.errors import TwinreelError
 from training.train import Job, train
+from twinreel import _names
+
+_JOB = "job.pickle"
 
 
 def launch(job: Job, ranks: int) -> None:
@@ -30,9 +38,8 @@ def launch(job: Job, ranks: int) -> None:
     if "RANK" in os.environ or ranks == 1:
         train(job)
         return
-    for name in ("torch.distributed.elastic", "torch.multiprocessing.spawn"):
-        # What they have to say of a rank that failed is said better by the rank.
-        logging.getLogger(name).setLevel(logging.CRITICAL)
+    # What it has to say of a rank that failed is said better by the rank.
+    logging.getLogger("torch.distributed.elastic").setLevel(logging.CRITICAL)
     # Else each of them would take every core.
     os.environ.setdefault("OMP_NUM_THREADS", str(max(1, (os.cpu_count() or 1) // ranks)))
     configuration = LaunchConfig(
@@ -43,24 +50,33 @@ def launch(job: Job, ranks: int) -> None:
         rdzv_endpoint="127.0.0.1:0",
         local_addr="127.0.0.1",
         max_restarts=0,
-        start_method="spawn",
         run_id="twinreel",
     )
     with tempfile.TemporaryDirectory(prefix="twinreel-ranks-") as folder:
+        with (Path(folder) / _JOB).open("wb") as file:
+            pickle.dump(sys.path, file)
+            pickle.dump(job, file)
+        # `-P`: whatever modules lie in the folder that the run is started in.
+        command = ("-P", _names.__file__, "training.launch", folder)
         try:
-            elastic_launch(configuration, _rank)(job, Path(folder))
+            elastic_launch(configuration, sys.executable)(*command)
         except SignalException as stop:
             raise KeyboardInterrupt from stop
         except ChildFailedError as error:
             raise _first_error(Path(folder), error) from error
 
 
-def _rank(job: Job, errors: Path) -> None:
+def _rank(folder: Path) -> None:
     """One rank; an error that has words is left behind for the process that started it."""
+    # It has a session of its own, and would go on where the process that started it is killed.
+    _prctl_pr_set_pdeathsig(signal.SIGKILL)
+    with (folder / _JOB).open("rb") as file:
+        sys.path[:] = pickle.load(file)
+        job: Job = pickle.load(file)
     try:
         train(job)
     except TwinreelError as error:
-        partial = errors / f"{os.environ['RANK']}.partial"
+        partial = folder / f"{os.environ['RANK']}.partial"
         partial.write_bytes(pickle.dumps(error))
         partial.rename(partial.with_suffix(".error"))
         sys.stdout.flush()
@@ -81,3 +97,7 @@ def _first_error(folder: Path, failure: ChildFailedError) -> TwinreelError:
         f"Rank {rank} ended with exit code {first.exitcode}.",
         remedy="What it last printed is above; go on with `--resume`.",
     )
+
+
+if __name__ == "__main__":
+    _rank(Path(sys.argv[1]))

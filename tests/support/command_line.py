@@ -61,12 +61,15 @@ def twinreel(*arguments: str | Path) -> Finished:
 
 
 def start_process(
-    *arguments: str | Path, environment: Mapping[str, str] | None = None
+    *arguments: str | Path,
+    environment: Mapping[str, str] | None = None,
+    folder: Path | None = None,
 ) -> subprocess.Popen[str]:
-    """The command in a process of its own, in a group of its own."""
+    """The command in a process of its own, in a group of its own, perhaps in a given folder."""
     return subprocess.Popen(
-        [sys.executable, "-m", "curation", *map(str, arguments)],
+        [sys.executable, "-m", "twinreel", *map(str, arguments)],
         env={**os.environ, **(environment or {})},
+        cwd=folder,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
@@ -75,10 +78,12 @@ def start_process(
 
 
 def twinreel_process(
-    *arguments: str | Path, environment: Mapping[str, str] | None = None
+    *arguments: str | Path,
+    environment: Mapping[str, str] | None = None,
+    folder: Path | None = None,
 ) -> Finished:
     """The command in a process of its own, to its end."""
-    with start_process(*arguments, environment=environment) as process:
+    with start_process(*arguments, environment=environment, folder=folder) as process:
         out, err = process.communicate(timeout=180)
     return Finished(process.returncode, out, err)
 
