@@ -37,6 +37,7 @@ video: {area_px: 512, codec: {kind: pixels, patch: 4, frames: 8, terms: 1}}
 audio: {codec: {kind: log-mel, mels: 16, frames: 4}}
 text: {kind: bytes, dim: 16, length: 16, stride: 16, layers: 1, heads: 2}
 checkpoint: {every: 2}
+log: {every: 1}
 sampling: {steps: 1}
 """
 
