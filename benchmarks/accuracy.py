@@ -17,7 +17,7 @@ from pathlib import Path
 
 import duckdb
 
-from curation.cli.inspection import open_view
+from manifests.explore.open import open_view
 from stages.video.faces.stage import FacesParameters, person_kind
 
 

@@ -25,8 +25,8 @@ import matplotlib.pyplot as plt
 import numpy as np
 import torch
 
-from curation.cli.inspection import open_view
 from curation.cli.training import read_snapshot
+from manifests.explore.open import open_view
 from manifests.store.storage import open_storage
 from manifests.store.view import quote_text
 from training.checkpoint import latest_checkpoint, load_weights

@@ -19,7 +19,7 @@ from typing import Any
 
 import duckdb
 
-from curation.cli.inspection import open_view
+from manifests.explore.open import open_view
 
 Row = dict[str, Any]
 _SPEED_SHORT_SIDE_PX = 256

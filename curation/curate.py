@@ -7,13 +7,24 @@ import dataclasses
 import logging
 import os
 from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
 
 import duckdb
+import pyarrow as pa
 
-from curation.config import GateSettings, JobConfiguration
+from curation.config import GateSettings, JobConfiguration, load_configuration
 from curation.engine.engine import Engine
 from curation.inputs import list_inputs
-from curation.job import Job, open_store, read_job_file, write_job_file
+from curation.job import (
+    Job,
+    begin_results,
+    earlier_results,
+    finish_results,
+    open_store,
+    read_job_file,
+    selection_of_job_file,
+    write_results,
+)
 from curation.phases.balance import annotate
 from curation.phases.caption import caption, decides
 from curation.phases.clip_stages import run_clip_stages
@@ -24,13 +35,22 @@ from curation.phases.decode import decode_units, unit_tasks
 from curation.phases.pack import pack, plan_samples
 from curation.phases.probe import known_sources, probe_sources, with_known_identity
 from curation.phases.report import write_job_report
-from curation.resolve import Remembered, Resolved, missing_parts, resolve
+from curation.resolve import (
+    Resolved,
+    decided_otherwise,
+    missing_parts,
+    resolve,
+    selection_to_save,
+)
 from manifests.errors import UsageError
+from manifests.explore.anew import DoneAnew, done_anew
 from manifests.explore.funnel import Funnel, funnel
+from manifests.explore.open import saved_selection
 from manifests.policy.gate_settings import SPLIT_NAMES
 from manifests.store.address import is_address
 from manifests.store.lease import Lease
 from manifests.store.output import Output
+from manifests.store.selection_file import SavedSelection
 
 logger = logging.getLogger(__name__)
 
@@ -81,9 +101,12 @@ def run_curation(
     chosen = _checked_phases(phases)
     listing = list_inputs(inputs, configuration.inputs.skip_suffixes)
     files = listing.files[:limit] if limit is not None else listing.files
-    with _job(out, configuration, address) as job:
+    earlier = earlier_results(out)
+    with _job(out, configuration, address, resolve(configuration)) as job:
         job.notes += _say_what_is_missing(configuration, job.resolved)
-        write_job_file(job, [_absolute(text) for text in inputs])
+        _say_what_is_done_anew(job, earlier)
+        given = [_absolute(text) for text in inputs]
+        begin_results(job, given)
         if "measure" in chosen:
             probe_sources(job, files)
             decode_units(job)
@@ -99,22 +122,78 @@ def run_curation(
                 select(job)
         if "pack" in chosen:
             pack(job)
+        finish_results(job, given)
         return _close(job, listing.skipped, render_previews=True)
 
 
 def run_select(out: str, configuration: JobConfiguration) -> Summary:
-    """Decide again with the configuration's gates; decodes nothing.
+    """Decide again with the configuration's gates; measures nothing, decodes nothing.
+
+    What is decided are the results as they are: of the stages, settings and weights that made them.
+
+    Args:
+        out: folder or object-store prefix of the results.
+        configuration: the last job's with other gates, as `other_gates` gives it.
 
     Raises:
-        UsageError: a gate is wrong, or no job has run on OUT.
+        UsageError: a gate is wrong, or no job has run on OUT; `not_a_gate`: something else than
+            gates is another than it was.
         StorageError: OUT cannot be written, or another job has it.
     """
     before = read_job_file(out)
-    with _job(out, configuration, None, before.remembered) as job:
+    _check_only_gates(before.configuration, configuration)
+    saved = saved_selection(out, selection_of_job_file)
+    decided = decided_otherwise(saved, configuration)
+    # The stages of this version only tell what a next `curate` measures; none is asked to here.
+    resolved = dataclasses.replace(
+        resolve(configuration, before.remembered), selection=decided.selection
+    )
+    with _job(out, configuration, None, resolved, saved.schemas) as job:
         annotate(job)
         select(job)
-        write_job_file(job, before.inputs)
+        write_results(job, before.inputs, decided)
         return _close(job, 0, render_previews=False)
+
+
+def other_gates(
+    out: str,
+    *,
+    preset: str | None = None,
+    file: Path | None = None,
+    assignments: Sequence[str] = (),
+) -> JobConfiguration:
+    """The configuration of the last job on OUT with other gates, for `run_select`.
+
+    Args:
+        out: folder or object-store prefix of the results.
+        preset: whose gates to start from; the job's own if not given.
+        file: YAML over them, same keys as the configuration.
+        assignments: `gates.name=SQL` over both.
+
+    Raises:
+        UsageError: as `read_job_file` and `load_configuration`.
+    """
+    before = read_job_file(out)
+    base = before.configuration.model_dump(mode="json")
+    if preset is not None:
+        base["gates"] = load_configuration(preset, None, []).model_dump(mode="json")["gates"]
+    return load_configuration(
+        None, file, assignments, base=base, removed_gates=before.removed_gates
+    )
+
+
+def _check_only_gates(before: JobConfiguration, now: JobConfiguration) -> None:
+    old, new = before.model_dump(mode="json"), now.model_dump(mode="json")
+    changed = sorted(
+        name for name in new if name not in ("gates", "preset") and new[name] != old[name]
+    )
+    if changed:
+        raise UsageError(
+            "not_a_gate",
+            "`select` only changes gates.",
+            subject=", ".join(changed),
+            remedy="Give other settings to `twinreel curate`.",
+        )
 
 
 @dataclasses.dataclass(frozen=True)
@@ -131,6 +210,7 @@ class Plan:
     stages: dict[str, str]
     clips_kept: int
     samples_to_pack: int
+    done_anew: list[DoneAnew] = dataclasses.field(default_factory=list)
 
 
 def plan_curation(inputs: Sequence[str], out: str | None, configuration: JobConfiguration) -> Plan:
@@ -159,6 +239,7 @@ def plan_curation(inputs: Sequence[str], out: str | None, configuration: JobConf
         kept = connection.execute("SELECT count(*) FROM dataset WHERE state = 'keep'").fetchall()[0]
         tasks = unit_tasks(connection, resolved, configuration.decode)
         samples = plan_samples(job)
+        anew = _done_anew(job, connection, earlier_results(out))
     files = with_known_identity(listing.files, known.values())
     new = [file for file in files if file.source_id not in known]
     return Plan(
@@ -172,6 +253,7 @@ def plan_curation(inputs: Sequence[str], out: str | None, configuration: JobConf
         stages=backends,
         clips_kept=int(kept[0]),
         samples_to_pack=len(samples),
+        done_anew=anew,
     )
 
 
@@ -180,10 +262,10 @@ def _job(
     out: str,
     configuration: JobConfiguration,
     address: str | None,
-    remembered: Remembered | None = None,
+    resolved: Resolved,
+    schemas: Mapping[str, pa.Schema] | None = None,
 ) -> Iterator[Job]:
-    resolved = resolve(configuration, remembered)
-    storage, store = open_store(out)
+    storage, store = open_store(out, schemas)
     storage.check_writable()
     # A gate that is wrong must leave nothing behind, not even a lease.
     check_gates(store, resolved.selection, configuration.expressions())
@@ -211,6 +293,24 @@ def _say_what_is_missing(configuration: JobConfiguration, resolved: Resolved) ->
     )
 
 
+def _say_what_is_done_anew(job: Job, earlier: SavedSelection | None) -> None:
+    """Before the first hour of work: what OUT has already and this job does once more, and why."""
+    with job.output.connect() as connection:
+        parts = _done_anew(job, connection, earlier)
+    if parts:
+        lines = ["These results are there and are made anew:", *(f"  {part}" for part in parts)]
+        logger.warning("%s", "\n".join(lines))
+
+
+def _done_anew(
+    job: Job, connection: duckdb.DuckDBPyConnection, earlier: SavedSelection | None
+) -> list[DoneAnew]:
+    if earlier is None:
+        return []
+    now = selection_to_save(job.configuration, job.resolved, {}, finished=False)
+    return done_anew(connection, earlier, now)
+
+
 def _close(job: Job, skipped: int, *, render_previews: bool) -> Summary:
     write_job_report(job, render_previews=render_previews)
     with job.output.connect() as connection:
@@ -221,7 +321,7 @@ def _close(job: Job, skipped: int, *, render_previews: bool) -> Summary:
             *_gate_notes(job.configuration.gates, job.resolved),
             *_bucket_notes(connection),
             *pending_notes(connection, job.resolved),
-            *left_for_the_next_run(connection, job.configuration, job.resolved),
+            *left_for_the_next_run(connection, job.resolved),
         ]
     rows_written = job.output.rows_written
     return Summary(job.decoded_units, job.decoded_clips, rows_written, skipped, notes, state)

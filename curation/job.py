@@ -6,20 +6,23 @@ import dataclasses
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+import pyarrow as pa
 import yaml
 
 from curation.config import JobConfiguration
 from curation.engine.engine import Engine
-from curation.resolve import Remembered, Resolved, remember
+from curation.resolve import Remembered, Resolved, remember, resolve, selection_to_save
 from manifests.errors import StorageError, TwinreelError, UsageError
+from manifests.explore.open import not_an_output
 from manifests.policy.gate_settings import split_gates
 from manifests.settings import validate
 from manifests.store.output import Output
 from manifests.store.records import ErrorRecord
+from manifests.store.selection_file import SavedSelection, read_selection, write_selection
 from manifests.store.storage import Storage, open_storage
 from manifests.store.store import Store
 from stages.base.contract import Backend
-from stages.registry import clips_schema
+from stages.registry import STAGES, clips_schema
 from stages.run.unit import signals_schema
 
 JOB_FILE = "job.yaml"
@@ -54,10 +57,87 @@ def error_record(error: TwinreelError, earlier: Mapping[str, Any] | None = None)
     return ErrorRecord(error.code, f"{error.message}{remedy}", error.retryable and not twice)
 
 
-def open_store(out: str) -> tuple[Storage, Store]:
-    """OUT's storage and tables."""
-    schemas = {"signals": signals_schema(), "clips": clips_schema()}
-    return open_storage(out), Store(out, schemas=schemas)
+def open_store(out: str, schemas: Mapping[str, pa.Schema] | None = None) -> tuple[Storage, Store]:
+    """OUT's storage and tables.
+
+    Args:
+        out: folder or object-store prefix.
+        schemas: of the tables that hold what stages own; those of this version's stages if not
+            given.
+    """
+    return open_storage(out), Store(out, schemas=stage_schemas() if schemas is None else schemas)
+
+
+def stage_schemas() -> dict[str, pa.Schema]:
+    """Schemas of the tables that hold what this version's stages own."""
+    return {"signals": signals_schema(), "clips": clips_schema()}
+
+
+def begin_results(job: Job, inputs: Sequence[str]) -> None:
+    """Let a first job be looked at while it runs.
+
+    Results that are there stay what readers see until this job has come to its end: a job that is
+    stopped half way must not take a finished data set out of anybody's sight, and what it has
+    measured by then waits in the tables for the same command. Where no job has come to an end yet
+    there is nothing to protect, and the rows of the running one are shown as they come.
+    """
+    earlier = read_selection(job.output.storage)
+    if earlier is None and job.output.storage.exists(JOB_FILE):
+        return  # results of a version that saved no selection: they are found by their job file
+    if earlier is None or not earlier.finished:
+        _write_results(job, inputs, finished=False)
+
+
+def finish_results(job: Job, inputs: Sequence[str]) -> None:
+    """From now on readers see what this job has resolved to.
+
+    To be called when all phases are done that the job was asked for, were they only some: whoever
+    measures alone wants to look at that before deciding.
+    """
+    _write_results(job, inputs, finished=True)
+
+
+def _write_results(job: Job, inputs: Sequence[str], *, finished: bool) -> None:
+    schemas = job.output.store.stage_schemas
+    saved = selection_to_save(job.configuration, job.resolved, schemas, finished=finished)
+    write_results(job, inputs, saved)
+
+
+def write_results(job: Job, inputs: Sequence[str], saved: SavedSelection) -> None:
+    """Keep a job's configuration, and what it resolved to, beside its results."""
+    write_job_file(job, inputs)
+    # Last, and in one piece: readers ask it alone.
+    write_selection(job.output.storage, saved)
+
+
+def selection_of_job_file(out: str) -> SavedSelection:
+    """What the last job on OUT resolved to, if its version saved no selection.
+
+    It is worked out by the stages of this version, which may be other ones.
+
+    Raises:
+        UsageError: as `read_job_file`; as `curation.resolve.resolve`.
+        StorageError: it cannot be read.
+    """
+    job = read_job_file(out)
+    resolved = resolve(job.configuration, job.remembered)
+    return selection_to_save(job.configuration, resolved, stage_schemas(), finished=True)
+
+
+def earlier_results(out: str) -> SavedSelection | None:
+    """What the last job on OUT resolved to; None without one, or if this version cannot tell.
+
+    Raises:
+        UsageError: as `manifests.store.selection_file.read_selection`.
+        StorageError: it cannot be read.
+    """
+    saved = read_selection(open_storage(out, create=False))
+    if saved is not None:
+        return saved
+    try:
+        return selection_of_job_file(out)
+    except UsageError:
+        return None
 
 
 def write_job_file(job: Job, inputs: Sequence[str]) -> None:
@@ -132,17 +212,17 @@ def read_job_file(out: str) -> JobFile:
     except (StorageError, yaml.YAMLError, KeyError, TypeError) as error:
         if isinstance(error, StorageError) and error.code != "storage_missing":
             raise
-        raise UsageError(
-            "not_an_output",
-            "No curation job has written here.",
-            subject=out,
-            remedy="Give the folder that was --out of `twinreel curate`.",
-        ) from error
+        raise not_an_output(out) from error
 
 
 def _of_this_version(configuration: Mapping[str, Any]) -> dict[str, Any]:
-    """A job's configuration with its gates under the names that presets now give them."""
-    return {**configuration, "gates": split_gates(configuration.get("gates", {}))}
+    """A job's configuration without stages that are no more, its gates under today's names."""
+    stages = configuration.get("stages", {})
+    return {
+        **configuration,
+        "stages": {name: settings for name, settings in stages.items() if name in STAGES},
+        "gates": split_gates(configuration.get("gates", {})),
+    }
 
 
 def _remembered(resolved: Mapping[str, Any]) -> Remembered:

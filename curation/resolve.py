@@ -8,6 +8,8 @@ import json
 from collections.abc import Mapping
 from typing import Any
 
+import pyarrow as pa
+
 from curation.captions.attributes import ATTRIBUTES_VERSION
 from curation.config import CaptionSettings, JobConfiguration
 from manifests.errors import UsageError
@@ -15,6 +17,7 @@ from manifests.fingerprint import fingerprint
 from manifests.policy.gates import policy_fingerprint
 from manifests.policy.mix import MIX_VERSION
 from manifests.store.selection import Selection
+from manifests.store.selection_file import SavedSelection, StageOrigin
 from stages.base.contract import Backend, ClipStage, SignalStage, Stage, StageCall
 from stages.packing.sample import PackProfile
 from stages.registry import SIDE_TABLES, STAGES
@@ -26,6 +29,7 @@ CAPTION_VERSION = 2
 """Raise whenever requests or the reading of answers change."""
 PROBE_VERSION = 2
 """Raise whenever the probe reads the same file differently."""
+_PACKED_WINDOWS = {"all": ("full",), "sound": ("full", "short")}
 _MISSING = ("missing_weights", "missing_package")
 
 
@@ -116,10 +120,63 @@ def resolve(configuration: JobConfiguration, remembered: Remembered | None = Non
             ),
             mix=_mix(configuration, fingerprints),
             profile=profile.profile_id,
+            packed_windows=_PACKED_WINDOWS[configuration.decode.media],
             side_tables=SIDE_TABLES,
         ),
         profile=profile,
     )
+
+
+def selection_to_save(
+    configuration: JobConfiguration,
+    resolved: Resolved,
+    schemas: Mapping[str, pa.Schema],
+    *,
+    finished: bool,
+) -> SavedSelection:
+    """What has to be kept with a job's results, so that they can be read without this code.
+
+    Args:
+        configuration: the job's.
+        resolved: what it came to.
+        schemas: of the tables that hold what stages own.
+        finished: whether the job has come to its end.
+    """
+    # The model that completes a signal stage goes by its name and its fingerprint.
+    stages = {**resolved.clip_stages, **resolved.signal_stages}
+    return SavedSelection(
+        selection=resolved.selection,
+        schemas=schemas,
+        gates=_plain_gates(configuration),
+        origins={
+            name: StageOrigin(
+                version=stage.version,
+                parameters=stage.parameters.model_dump(mode="json", exclude={"enabled"}),
+                backend=stage.backend.name,
+                weights_sha256=stage.backend.weights_sha256,
+                reads=_read_by(stage, resolved.fingerprints),
+            )
+            for name, stage in stages.items()
+        },
+        finished=finished,
+    )
+
+
+def decided_otherwise(saved: SavedSelection, configuration: JobConfiguration) -> SavedSelection:
+    """A job's results decided by the gates of a configuration: all that was measured stays."""
+    selection = dataclasses.replace(
+        saved.selection,
+        policy=policy_fingerprint(configuration.gate_list()),
+        mix=_mix(configuration, saved.selection.stages),
+    )
+    return dataclasses.replace(saved, selection=selection, gates=_plain_gates(configuration))
+
+
+def _plain_gates(configuration: JobConfiguration) -> dict[str, dict[str, Any]]:
+    return {
+        gate.name: {"sql": gate.sql, "backends": gate.backends, "unmeasured": gate.unmeasured}
+        for gate in configuration.gate_list()
+    }
 
 
 def remember(resolved: Resolved) -> Remembered:
@@ -283,10 +340,14 @@ def _fingerprints(stages: Mapping[str, Stage[Any]], unit: str) -> dict[str, str]
         ]
         assert ready, "stages read each other in a circle"
         for name in ready:
-            reads = {read: fingerprints.get(read, "disabled") for read in stages[name].reads}
+            reads = _read_by(stages[name], fingerprints)
             # Unit boundaries end tracks, shots and segments: they are part of every result.
             fingerprints[name] = fingerprint([unit, stages[name].fingerprint(reads)])
     return fingerprints
+
+
+def _read_by(stage: Stage[Any], fingerprints: Mapping[str, str]) -> dict[str, str]:
+    return {read: fingerprints.get(read, "disabled") for read in stage.reads}
 
 
 def _profile(configuration: JobConfiguration, fingerprints: Mapping[str, str]) -> PackProfile:

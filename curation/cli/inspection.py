@@ -1,95 +1,51 @@
-"""Looking at what a job wrote: the funnel, one clip, any SELECT."""
+"""Looking at what a job wrote: the funnel and what `verify` found, as lines of text."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import duckdb
-import pyarrow as pa
 
-from curation.job import open_store, read_job_file
-from curation.phases.unpacked import HELD, Unpacked, unpacked
-from curation.resolve import resolve
-from manifests.errors import UsageError, one_line
-from manifests.explore.funnel import Funnel, SampleCounts, funnel
-from manifests.explore.query import run_query
+from curation.job import selection_of_job_file
+from manifests.errors import one_line
+from manifests.explore.funnel import Funnel, SampleCounts
+from manifests.explore.open import open_view, saved_selection
+from manifests.explore.unpacked import HELD, Unpacked, unpacked
 from manifests.store.lease import Lease
-from manifests.store.view import connect
+from manifests.store.store import Store
 
 if TYPE_CHECKING:
     from training.data.samples import Verification
 
 
-def open_view(out: str) -> duckdb.DuckDBPyConnection:
-    """The view `dataset` and the tables, through the eyes of the last job on OUT.
+def open_output(out: str) -> duckdb.DuckDBPyConnection:
+    """`manifests.explore.open.open_view`, also of what versions wrote that saved no selection.
 
     Raises:
         UsageError: `not_an_output`.
     """
-    job = read_job_file(out)
-    _, store = open_store(out)
-    return connect(store, resolve(job.configuration, job.remembered).selection)
-
-
-def inspect_sql(out: str, sql: str) -> pa.Table:
-    """The rows of one SELECT.
-
-    Raises:
-        UsageError: `sql_refused` or `sql_error`.
-    """
-    with open_view(out) as connection:
-        return run_query(connection, sql)
-
-
-def inspect_clip(out: str, clip_id: str) -> dict[str, Any]:
-    """Everything known of a clip; the start of its id is enough if no other begins so.
-
-    Raises:
-        UsageError: `unknown_clip`.
-    """
-    with open_view(out) as connection:
-        found = connection.sql(
-            "SELECT * FROM dataset WHERE starts_with(clip_id, $1) LIMIT 2", params=[clip_id]
-        )
-        rows = found.to_arrow_table().to_pylist()
-    if len(rows) != 1:
-        raise UsageError(
-            "unknown_clip",
-            "No clip has this id." if not rows else "More than one clip's id begins so.",
-            subject=f"--clip {clip_id}",
-            remedy='List some: twinreel inspect OUT --sql "SELECT clip_id, uri FROM dataset"',
-        )
-    row: dict[str, Any] = rows[0]
-    return row
-
-
-def inspect_funnel(out: str) -> Funnel:
-    """The funnel of OUT."""
-    with open_view(out) as connection:
-        return funnel(connection)
+    return open_view(out, selection_of_job_file)
 
 
 def inspect_samples(out: str) -> tuple[Verification, Unpacked]:
     """What every kept sample of OUT reads back as, and the clips that are in no shard."""
     from training.data.samples import verify_samples  # noqa: PLC0415 - decoders
 
-    with open_view(out) as connection:
-        lacking = unpacked(connection, read_job_file(out).configuration)
-        return verify_samples(out, connection), lacking
+    with open_output(out) as connection:
+        return verify_samples(out, connection), unpacked(connection)
 
 
 def compact_tables(out: str) -> tuple[int, int]:
     """Fold the manifest files; how many there were and are."""
-    read_job_file(out)
-    storage, store = open_store(out)
-    with Lease(storage):
+    store = Store(out, schemas=saved_selection(out, selection_of_job_file).schemas)
+    with Lease(store.storage):
         before = _file_count(store)
         store.compact()
         return before, _file_count(store)
 
 
-def _file_count(store: Any) -> int:  # noqa: ANN401
+def _file_count(store: Store) -> int:
     return sum(len(store.live_files(table)) for table in store.tables())
 
 

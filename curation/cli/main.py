@@ -118,29 +118,9 @@ def select(
 
     The gates become OUT's own: a later `curate` given the same settings goes on from there.
     """
-    from curation.config import load_configuration  # noqa: PLC0415
-    from curation.curate import run_select  # noqa: PLC0415
-    from curation.job import read_job_file  # noqa: PLC0415
+    from curation.curate import other_gates, run_select  # noqa: PLC0415
 
-    before = read_job_file(out)
-    base = before.configuration.model_dump(mode="json")
-    if preset is not None:
-        base["gates"] = load_configuration(preset, None, []).model_dump(mode="json")["gates"]
-    configuration = load_configuration(
-        None, config, set_ or [], base=base, removed_gates=before.removed_gates
-    )
-    changed = sorted(
-        name
-        for name, value in configuration.model_dump(mode="json").items()
-        if name not in ("gates", "preset") and value != base[name]
-    )
-    if changed:
-        raise UsageError(
-            "not_a_gate",
-            "`select` only changes gates.",
-            subject=", ".join(changed),
-            remedy="Give other settings to `twinreel curate`.",
-        )
+    configuration = other_gates(out, preset=preset, file=config, assignments=set_ or [])
     _print_summary(run_select(out, configuration), out, as_json=as_json)
 
 
@@ -159,19 +139,22 @@ def plan_curate(
     from curation.curate import plan_curation  # noqa: PLC0415
 
     configuration = load_configuration(preset, config, _with_missing(set_, missing))
-    plan = dataclasses.asdict(plan_curation(inputs, out, configuration))
+    found = plan_curation(inputs, out, configuration)
+    plan = dataclasses.asdict(found)
     if as_json:
         _print_json(plan)
         return
     console = Console()
     table = Table("what", "how much", box=None)
     for name, value in plan.items():
-        if name != "stages":
+        if name not in ("stages", "done_anew"):
             text = f"{value:,.1f}" if isinstance(value, float) else f"{value:,}"
             table.add_row(name.replace("_", " "), text)
     console.print(table)
     backends = ", ".join(f"{name} ({backend})" for name, backend in plan["stages"].items())
     console.print(f"stages: {backends}")
+    for part in found.done_anew:
+        console.print(f"anew: {_escape(str(part))}", highlight=False, soft_wrap=True)
 
 
 @app.command()
@@ -189,23 +172,24 @@ def inspect(
     as_json: AsJson = False,
 ) -> None:
     """The funnel and the distributions, one clip, or any SELECT over the manifests."""
-    from curation.cli.inspection import inspect_clip, inspect_funnel, inspect_sql  # noqa: PLC0415
+    from curation.cli.inspection import open_output  # noqa: PLC0415
+    from manifests.explore.funnel import funnel  # noqa: PLC0415
+    from manifests.explore.open import find_clip  # noqa: PLC0415
+    from manifests.explore.query import run_query  # noqa: PLC0415
 
-    if sql is not None:
-        rows = inspect_sql(out, sql)
-        if as_json:
-            _print_json(rows.to_pylist())
+    with open_output(out) as connection:
+        if sql is not None:
+            rows = run_query(connection, sql)
+            if as_json:
+                _print_json(rows.to_pylist())
+            else:
+                _print_rows(rows.column_names, rows.to_pylist())
+        elif clip is not None:
+            _print_json(find_clip(connection, clip))
+        elif as_json:
+            _print_json(dataclasses.asdict(funnel(connection)))
         else:
-            _print_rows(rows.column_names, rows.to_pylist())
-    elif clip is not None:
-        row = inspect_clip(out, clip)
-        _print_json(row)
-    else:
-        state = inspect_funnel(out)
-        if as_json:
-            _print_json(dataclasses.asdict(state))
-        else:
-            _print_funnel(state, distributions=True)
+            _print_funnel(funnel(connection), distributions=True)
 
 
 @app.command()

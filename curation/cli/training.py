@@ -80,10 +80,10 @@ def train(
 
 def read_snapshot(data: str) -> Snapshot:
     """The samples that are kept now; a function of its own so that ranks can be sent it."""
-    from curation.cli.inspection import open_view  # noqa: PLC0415
+    from curation.cli.inspection import open_output  # noqa: PLC0415
     from training.data.snapshot import take_snapshot  # noqa: PLC0415
 
-    with open_view(data) as connection:
+    with open_output(data) as connection:
         return take_snapshot(connection, data)
 
 

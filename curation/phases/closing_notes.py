@@ -6,11 +6,10 @@ from collections.abc import Iterator, Sequence
 
 import duckdb
 
-from curation.config import JobConfiguration
 from curation.phases.measured import rows_of
-from curation.phases.unpacked import unpacked
 from curation.resolve import Resolved
 from manifests.explore.funnel import CodeCount
+from manifests.explore.unpacked import unpacked
 from manifests.store.view import quote_name, quote_text
 
 _AGAIN = "run the same command again."
@@ -56,7 +55,7 @@ def _coming(resolved: Resolved) -> list[str]:
 
 
 def left_for_the_next_run(
-    connection: duckdb.DuckDBPyConnection, configuration: JobConfiguration, resolved: Resolved
+    connection: duckdb.DuckDBPyConnection, resolved: Resolved
 ) -> Iterator[str]:
     """What failed and may pass, and which samples cannot be made at all."""
     of_good_files = "SEMI JOIN (FROM sources WHERE status = 'ok') USING (source_id)"
@@ -74,7 +73,7 @@ def left_for_the_next_run(
             connection, _of_clips(stage), "clip", f"could not be measured by '{stage}'"
         )
     yield from _failed(connection, _of_clips("caption"), "clip", "could not be captioned")
-    yield from _samples(connection, configuration)
+    yield from _samples(connection)
 
 
 def _of_clips(struct: str) -> str:
@@ -98,10 +97,8 @@ def _failed(
         yield f"{_plural(_total(codes), what)} {failed} for now ({_listed(codes)}): {_AGAIN}"
 
 
-def _samples(
-    connection: duckdb.DuckDBPyConnection, configuration: JobConfiguration
-) -> Iterator[str]:
-    samples = unpacked(connection, configuration)
+def _samples(connection: duckdb.DuckDBPyConnection) -> Iterator[str]:
+    samples = unpacked(connection)
     if samples.for_now:
         count = _plural(_total(samples.for_now), "sample")
         yield f"{count} could not be packed for now ({_listed(samples.for_now)}): {_AGAIN}"

@@ -23,8 +23,8 @@ from curation.phases.shards import (
     fragment_path,
     shard_folder,
 )
-from curation.phases.unpacked import to_be_packed
 from manifests.errors import TwinreelError
+from manifests.explore.unpacked import to_be_packed
 from manifests.store.output import Output
 from stages.media.blocks import Margins
 from stages.packing.sample import PackProfile, SampleFragment, SampleTask, sample_id_of
@@ -51,7 +51,7 @@ def plan_samples(job: Job) -> list[PlannedSample]:
     with job.output.connect() as connection:
         rows = StoredRows(
             connection,
-            f"""SELECT * FROM dataset WHERE {to_be_packed(configuration)}
+            f"""SELECT * FROM dataset WHERE {to_be_packed(job.resolved.selection.packed_windows)}
             AND (sample IS NULL OR sample.status = 'held' OR sample.error.retryable)""",
         )
         planned = [

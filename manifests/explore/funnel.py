@@ -11,7 +11,7 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
-from manifests.store.view import query_table, quote_name, stage_names
+from manifests.store.view import query_rows, query_table, quote_name, stage_names
 
 FAILED_FILES_LISTED = 1000
 HISTOGRAM_BINS = 40
@@ -163,17 +163,12 @@ def funnel(connection: duckdb.DuckDBPyConnection) -> Funnel:
         rejected_by=_rejected_by(connection),
         pending_on=_pending_on(connection),
         stages=[_stage_count(connection, stage) for stage in stages],
-        captions=_rows(connection, "SELECT count(*) AS n FROM captions WHERE status = 'ok'")[0][
-            "n"
-        ],
+        captions=query_rows(connection, "SELECT count(*) AS n FROM captions WHERE status = 'ok'")[
+            0
+        ]["n"],
         samples=_sample_counts(connection),
         distributions=_distributions(connection, stages),
     )
-
-
-def _rows(connection: duckdb.DuckDBPyConnection, sql: str) -> list[dict[str, Any]]:
-    rows: list[dict[str, Any]] = query_table(connection, sql).to_pylist()
-    return rows
 
 
 def _seconds(expression: str) -> str:
@@ -185,14 +180,14 @@ _CLIP_SECONDS = _seconds("end_s - start_s")
 
 
 def _by_state(connection: duckdb.DuckDBPyConnection) -> list[dict[str, Any]]:
-    return _rows(
+    return query_rows(
         connection,
         f"SELECT state, count(*) AS clips, {_CLIP_SECONDS} AS seconds FROM dataset GROUP BY state",
     )
 
 
 def _counts(connection: duckdb.DuckDBPyConnection, table: str, seconds: str) -> Counts:
-    rows = _rows(
+    rows = query_rows(
         connection,
         f"""SELECT status, count(*) AS n, {_seconds(seconds)} AS seconds
         FROM {table} GROUP BY status""",
@@ -213,7 +208,7 @@ def _counts(connection: duckdb.DuckDBPyConnection, table: str, seconds: str) -> 
 def _by_code(
     connection: duckdb.DuckDBPyConnection, table: str, status: str, error: str
 ) -> list[CodeCount]:
-    rows = _rows(
+    rows = query_rows(
         connection,
         f"""SELECT coalesce({error}.code, 'unknown') AS code, count(*) AS n
         FROM {table} WHERE {status} = 'failed' GROUP BY code ORDER BY n DESC, code""",
@@ -222,7 +217,7 @@ def _by_code(
 
 
 def _failed_files(connection: duckdb.DuckDBPyConnection) -> list[FailedFile]:
-    rows = _rows(
+    rows = query_rows(
         connection,
         f"""SELECT uri, coalesce(error.code, 'unknown') AS code,
             coalesce(error.message, '') AS message, coalesce(error.retryable, false) AS retryable
@@ -232,7 +227,7 @@ def _failed_files(connection: duckdb.DuckDBPyConnection) -> list[FailedFile]:
 
 
 def _rejected_by(connection: duckdb.DuckDBPyConnection) -> list[GateCount]:
-    rows = _rows(
+    rows = query_rows(
         connection,
         f"""SELECT gate, count(*) AS clips, {_CLIP_SECONDS} AS seconds,
             count(*) FILTER (gates = 1) AS alone_clips,
@@ -253,7 +248,7 @@ def _rejected_by(connection: duckdb.DuckDBPyConnection) -> list[GateCount]:
 
 
 def _pending_on(connection: duckdb.DuckDBPyConnection) -> list[Cause]:
-    rows = _rows(
+    rows = query_rows(
         connection,
         f"""SELECT cause, count(*) AS clips, {_CLIP_SECONDS} AS seconds FROM (
             SELECT start_s, end_s, unnest(pending_on) AS cause
@@ -265,7 +260,7 @@ def _pending_on(connection: duckdb.DuckDBPyConnection) -> list[Cause]:
 
 def _stage_count(connection: duckdb.DuckDBPyConnection, stage: str) -> StageCount:
     name = quote_name(stage)
-    rows = _rows(connection, f"SELECT {name}.status AS s, count(*) AS n FROM clips GROUP BY s")
+    rows = query_rows(connection, f"SELECT {name}.status AS s, count(*) AS n FROM clips GROUP BY s")
     counts = {row["s"]: row["n"] for row in rows}
     failed = counts.get("failed", 0)
     codes = _by_code(connection, "clips", f"{name}.status", f"{name}.error") if failed else []
@@ -284,7 +279,7 @@ _OF_KEPT = "(SELECT sample FROM dataset WHERE state = 'keep')"
 
 def _sample_counts(connection: duckdb.DuckDBPyConnection) -> SampleCounts:
     seconds = _seconds("coalesce(frames / fps, audio_samples / audio_rate_hz)")
-    row = _rows(
+    row = query_rows(
         connection,
         f"""SELECT count(*) AS samples, {seconds} AS seconds,
             count(DISTINCT shard) AS shards, coalesce(sum(bytes), 0)::BIGINT AS bytes,
@@ -296,7 +291,7 @@ def _sample_counts(connection: duckdb.DuckDBPyConnection) -> SampleCounts:
 
 
 def _distributions(connection: duckdb.DuckDBPyConnection, stages: list[str]) -> list[Distribution]:
-    clips = _rows(connection, "SELECT count(*) AS n FROM clips")[0]["n"]
+    clips = query_rows(connection, "SELECT count(*) AS n FROM clips")[0]["n"]
     schema = query_table(connection, "SELECT * FROM clips LIMIT 0").schema
     fields = [
         (f"{stage}.{field.name}", f"{quote_name(stage)}.{quote_name(field.name)}")

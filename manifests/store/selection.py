@@ -39,6 +39,7 @@ class Selection:
         caption: style and fingerprint of the captions.
         mix: fingerprint of the mix; without one no clip has a place in a mix.
         profile: what samples are packed to.
+        packed_windows: which windows (`full`, `short`, `remainder`) of kept clips are packed.
         side_tables: the stages' side tables by name.
     """
 
@@ -51,4 +52,5 @@ class Selection:
     caption: tuple[str, str] | None = None
     mix: str | None = None
     profile: str | None = None
+    packed_windows: tuple[str, ...] = ("full",)
     side_tables: Mapping[str, SideTable] = dataclasses.field(default_factory=dict)

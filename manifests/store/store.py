@@ -44,13 +44,15 @@ class Store:
 
     Args:
         url: OUT, a folder or an object-store prefix.
-        schemas: schemas of tables beyond `manifests.store.records.TABLES`.
+        schemas: of tables beyond `manifests.store.records.TABLES`, those that hold what stages own;
+            kept as `stage_schemas`.
     """
 
     def __init__(self, url: str, schemas: Mapping[str, pa.Schema] | None = None) -> None:
         self.storage: Storage = open_storage(url)
         self._schemas = {name: arrow_schema(record) for name, record in TABLES.items()}
-        self._schemas.update(schemas or {})
+        self.stage_schemas = dict(schemas or {})
+        self._schemas.update(self.stage_schemas)
         self.schemas = {name: self.schema(name) for name in self._schemas}
         self._files: dict[str, list[str]] = {name: [] for name in self._schemas}
         self._seen: set[int] = set()

@@ -15,6 +15,7 @@ import re
 import tempfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import duckdb
 import pyarrow as pa
@@ -70,6 +71,12 @@ def query_table(connection: duckdb.DuckDBPyConnection, sql: str) -> pa.Table:
     return connection.sql(sql).to_arrow_table()
 
 
+def query_rows(connection: duckdb.DuckDBPyConnection, sql: str) -> list[dict[str, Any]]:
+    """As `query_table`, a mapping a row."""
+    rows: list[dict[str, Any]] = query_table(connection, sql).to_pylist()
+    return rows
+
+
 def stage_names(connection: duckdb.DuckDBPyConnection) -> list[str]:
     """The stages that have a column in `dataset`, sorted."""
     rows = connection.execute(
@@ -81,6 +88,12 @@ def stage_names(connection: duckdb.DuckDBPyConnection) -> list[str]:
 def filled_later(connection: duckdb.DuckDBPyConnection) -> list[str]:
     """The structs of `dataset` that phases after the first decision fill in under the selection."""
     rows = connection.execute("SELECT name FROM keyed.filled_later ORDER BY name").fetchall()
+    return [row[0] for row in rows]
+
+
+def packed_windows(connection: duckdb.DuckDBPyConnection) -> list[str]:
+    """The windows of kept clips that the selection packs."""
+    rows = connection.execute("SELECT name FROM keyed.packed_windows ORDER BY name").fetchall()
     return [row[0] for row in rows]
 
 
@@ -141,6 +154,7 @@ class _Views:
         self._note("stage_fingerprints", "stage", sorted(self._stages))
         mix = ["mix"] if self._selection.mix is not None else []
         self._note("filled_later", "name", ["caption", *mix])
+        self._note("packed_windows", "name", self._selection.packed_windows)
 
     def _run(self, sql: str) -> duckdb.DuckDBPyConnection:
         return self._connection.execute(sql)

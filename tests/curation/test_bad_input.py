@@ -19,8 +19,8 @@ from unittest import mock
 import psutil
 import pytest
 
-from curation.cli.inspection import open_view
 from manifests.errors import StorageError
+from manifests.explore.open import open_view
 from manifests.store.lease import PATH as LEASE
 from manifests.store.lease import Lease
 from manifests.store.storage import open_storage

@@ -12,7 +12,6 @@ import pytest
 import ray
 import webdataset
 
-from curation.cli.inspection import inspect_sql, open_view
 from curation.config import JobConfiguration, load_configuration
 from curation.curate import Summary, plan_curation, run_curation, run_select
 from curation.demo_bucket import (
@@ -23,6 +22,7 @@ from curation.demo_bucket import (
     scenery_clip,
     talking_face_clip,
 )
+from manifests.explore.open import inspect_sql, open_view
 from training.data.samples import verify_samples
 
 FAST = VideoFormat(options={"preset": "ultrafast"})

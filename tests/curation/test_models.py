@@ -12,9 +12,9 @@ import numpy as np
 import pytest
 import soundfile
 
-from curation.cli.inspection import inspect_sql
 from curation.demo_bucket import Shape, VideoFormat, scenery_clip, talking_face_clip
 from curation.demo_bucket.clips import still_clip
+from manifests.explore.open import inspect_sql
 from tests.support.command_line import Finished, twinreel, twinreel_process
 from tests.support.made_up_weights import (
     write_ast,

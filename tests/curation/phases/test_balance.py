@@ -10,12 +10,12 @@ from typing import Any
 import pytest
 import ray
 
-from curation.cli.inspection import inspect_sql
 from curation.config import JobConfiguration, load_configuration
 from curation.curate import run_curation, run_select
 from curation.demo_bucket import Shape, VideoFormat
 from curation.demo_bucket.clips import still_clip
 from manifests.errors import UsageError
+from manifests.explore.open import inspect_sql
 
 FAST = VideoFormat(options={"preset": "ultrafast"})
 TALL, WIDE, SQUARE = (96, 160), (160, 96), (128, 128)

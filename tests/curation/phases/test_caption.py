@@ -11,9 +11,9 @@ from typing import Any
 
 import pytest
 
-from curation.cli.inspection import inspect_sql
 from curation.demo_bucket import Shape, VideoFormat
 from curation.demo_bucket.clips import still_clip
+from manifests.explore.open import inspect_sql
 from tests.support.command_line import start_process, twinreel_process
 from tests.support.scripted_server import (
     Ask,

@@ -15,10 +15,10 @@ import numpy as np
 import pytest
 import yaml
 
-from curation.cli.inspection import inspect_sql
 from curation.config import load_configuration, preset_names
 from curation.demo_bucket import AudioTrack, scenery_clip
 from manifests.errors import UsageError
+from manifests.explore.open import inspect_sql
 from manifests.policy.decide import decide
 from manifests.policy.gates import Gate, rules_of, thresholds
 from manifests.store.selection import Selection

@@ -371,7 +371,7 @@ def test_verify_says_how_many_clips_it_does_not_list(
     out = bucket.copy(tmp_path / "out")
     engine.fault = fails("broken\x1b[2Jcode", "c", "d", "e", retryable=False)
     pack(bucket, out)
-    monkeypatch.setattr("curation.phases.unpacked._LISTED", 2)
+    monkeypatch.setattr("manifests.explore.unpacked._LISTED", 2)
     found = twinreel("verify", out)
     assert found.code == 1
     assert "3 kept clips are not packed: " in found.out

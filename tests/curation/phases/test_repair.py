@@ -15,10 +15,10 @@ import pytest
 import ray
 import soundfile
 
-from curation.cli.inspection import inspect_sql
 from curation.config import JobConfiguration, load_configuration
 from curation.curate import run_curation
 from curation.demo_bucket import Shape, VideoFormat, talking_face_clip
+from manifests.explore.open import inspect_sql
 
 FACE = Shape(512, 288, 25, 6.0, video=VideoFormat(options={"preset": "ultrafast"}))
 OFFSETS = (8, -6)

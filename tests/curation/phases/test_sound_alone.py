@@ -12,11 +12,11 @@ import pytest
 import ray
 import soundfile
 
-from curation.cli.inspection import inspect_sql, open_view
 from curation.config import JobConfiguration, load_configuration
 from curation.curate import Summary, run_curation
 from curation.demo_bucket import Shape, VideoFormat, scenery_clip
 from curation.demo_bucket.render import AudioTrack
+from manifests.explore.open import inspect_sql, open_view
 from training.data.samples import verify_samples
 
 EMBEDDED = (

@@ -13,12 +13,12 @@ import numpy as np
 import pytest
 import soundfile
 
-from curation.cli.inspection import open_view
 from curation.config import load_configuration
 from curation.curate import Plan, Summary, plan_curation, run_curation
 from curation.engine.engine import Engine
 from curation.engine.tasks import Task
 from manifests.errors import StorageError
+from manifests.explore.open import open_view
 from manifests.store.storage import ObjectInfo, Storage
 from stages.media.probe import probe
 from tests.support.in_process import run_tasks

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Sequence
 
 import duckdb
 
-from curation.config import JobConfiguration
-from curation.phases.measured import rows_of
 from manifests.explore.funnel import CodeCount
+from manifests.store.view import packed_windows, query_rows, quote_text
 
 HELD = "shard_held"
 """The code of a sample that is made and waits for its shard."""
@@ -50,23 +50,23 @@ class Unpacked:
         return self.held + sum(code.count for code in (*self.for_now, *self.for_good))
 
 
-def to_be_packed(configuration: JobConfiguration) -> str:
-    """The condition on `dataset` under which a clip is packed."""
-    windows = "'full', 'short'" if configuration.decode.media == "sound" else "'full'"
-    return f"state = 'keep' AND \"window\" IN ({windows})"
+def to_be_packed(windows: Sequence[str]) -> str:
+    """The condition on `dataset` under which a clip is packed, see `Selection.packed_windows`."""
+    listed = ", ".join(map(quote_text, windows))
+    return f"state = 'keep' AND \"window\" IN ({listed})"
 
 
-def unpacked(connection: duckdb.DuckDBPyConnection, configuration: JobConfiguration) -> Unpacked:
+def unpacked(connection: duckdb.DuckDBPyConnection) -> Unpacked:
     """What of the kept clips, and of those that may come to be kept, is in no shard."""
-    without = f"""FROM dataset WHERE {to_be_packed(configuration)}
+    without = f"""FROM dataset WHERE {to_be_packed(packed_windows(connection))}
         AND (sample IS NULL OR sample.status <> 'ok')"""
-    counts = rows_of(
+    counts = query_rows(
         connection,
         f"""SELECT sample.status AS status, coalesce(sample.error.code, 'unknown') AS code,
             coalesce(sample.error.retryable, false) AS retryable, count(*) AS n
         {without} GROUP BY ALL ORDER BY n DESC, code""",
     )
-    listed = rows_of(
+    listed = query_rows(
         connection,
         f"""SELECT clip_id, uri,
             CASE sample.status WHEN 'held' THEN '{HELD}'
@@ -77,7 +77,7 @@ def unpacked(connection: duckdb.DuckDBPyConnection, configuration: JobConfigurat
             sample.status = 'held' OR coalesce(sample.error.retryable, false) AS retryable
         {without} AND sample IS NOT NULL ORDER BY code, uri, clip_id LIMIT {_LISTED}""",
     )
-    states = rows_of(
+    states = query_rows(
         connection,
         """SELECT count(*) FILTER (state IS NULL) AS undecided,
             count(*) FILTER (state = 'pending') AS pending FROM dataset""",
