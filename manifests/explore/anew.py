@@ -26,7 +26,8 @@ class DoneAnew:
     rows: str
 
     def __str__(self) -> str:
-        return f"{self.what}: {', '.join(self.reasons)}: {self.count} {self.rows}"
+        rows = self.rows if self.count != 1 else self.rows.removesuffix("s")
+        return f"{self.what}: {', '.join(self.reasons)}: {self.count} {rows}"
 
 
 def done_anew(

@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import yaml
 
 from curation.job import open_store
 from manifests.errors import MediaError, StorageError
@@ -354,9 +353,9 @@ def test_verify_finds_clips_that_have_not_met_the_current_gates(
     out = tmp_path / "out"
     shutil.copytree(undisturbed, out)
     assert "pending" not in twinreel("verify", out).out
-    job = yaml.safe_load((out / "job.yaml").read_text())
-    job["configuration"]["gates"]["length"]["sql"] = "\"window\" IN ('full')"
-    (out / "job.yaml").write_text(yaml.safe_dump(job))
+    gate = "--set=gates.length=\"window\" IN ('full')"
+    measured = twinreel("curate", bucket.raw, "--out", out, "--phase=measure", *SETTINGS, gate)
+    assert measured.code == 0, measured.err
     found = twinreel("verify", out)
     assert found.code == 1
     assert "clips are not decided by the current gates: run `twinreel select`" in found.out
