@@ -118,7 +118,8 @@ class Store:
     def compact(self) -> None:
         """Fold every table's files into few, and remove files that no commit names.
 
-        No row is dropped and no result changes: `commit` numbers stay with their rows.
+        No row is dropped and no result changes: `commit` numbers stay with their rows. Nor is a
+        column or table that the schemas do not know, which another version's stages own.
         """
         self._refresh()
         added: dict[str, list[str]] = {}
@@ -126,7 +127,7 @@ class Store:
         number = max(self._seen, default=0) + 1
         for table, files in self._files.items():
             if len(files) > 1:
-                whole = self.read(table)
+                whole = self._read_all(table)
                 added[table] = [
                     self._write_parquet(table, number, whole.slice(first, _ROWS_PER_FOLDED_FILE))
                     for first in range(0, len(whole), _ROWS_PER_FOLDED_FILE)
@@ -135,10 +136,19 @@ class Store:
         if added:
             self._record(number, added, removed)
         live = {file for files in self._files.values() for file in files}
-        for table in self._schemas:
+        for table in self._files:
             for entry in self.storage.list(f"{FOLDER}/{table}"):
                 if entry.path not in live:
                     self.storage.delete(entry.path)
+
+    def _read_all(self, table: str) -> pa.Table:
+        """As `read`, with what the files hold beyond the schema."""
+        parts = [pq.ParquetFile(file).read() for file in self.mirror(self._files[table])]
+        known = [self.schema(table)] if table in self._schemas else []
+        schema = pa.unify_schemas(
+            [*known, *(part.schema for part in parts)], promote_options="permissive"
+        )
+        return pa.concat_tables([_fit(part, schema) for part in parts])
 
     def _arrow(self, table: str, rows: Sequence[Any] | pa.Table) -> pa.Table:
         schema = self._schemas[table]

@@ -96,6 +96,21 @@ def test_compaction_keeps_the_view_and_the_history(tmp_path: Path) -> None:
     assert open_out(tmp_path).read("clips").num_rows == 22
 
 
+def test_compaction_keeps_what_stages_own_that_the_reader_does_not_know(tmp_path: Path) -> None:
+    key = pa.field("clip_id", pa.string())
+    small, large = pa.struct([("x", pa.int64())]), pa.struct([("x", pa.int64()), ("y", pa.int64())])
+    schemas = {"t": pa.schema([key, ("a", large), ("b", small)]), "own": pa.schema([key])}
+    writer = Store(str(tmp_path), schemas)
+    for turn in range(2):
+        row = {"clip_id": str(turn), "a": {"x": turn, "y": turn}, "b": {"x": turn}}
+        writer.commit({"t": [row], "own": [{"clip_id": str(turn)}]})
+    before = {table: writer.read(table) for table in schemas}
+    Store(str(tmp_path), {"t": pa.schema([key, ("a", small)])}).compact()
+    after = Store(str(tmp_path), schemas)
+    assert {table: len(after.live_files(table)) for table in schemas} == {"t": 1, "own": 1}
+    assert {table: after.read(table) for table in schemas} == before
+
+
 def test_an_unknown_table_is_an_error(tmp_path: Path) -> None:
     with pytest.raises((ValueError, KeyError)):
         open_out(tmp_path).commit({"nope": [{"a": 1}]})
