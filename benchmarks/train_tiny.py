@@ -3,9 +3,9 @@
     python benchmarks/train_tiny.py [--folder DIR] [--out benchmarks/results/train_tiny.md]
 
 Renders the demo bucket, curates it with a fifth of the sources held out, trains the recipe `tiny`,
-and measures the held-out loss with everything in place and with captions, pictures or sound taken
+and measures the held-out loss with everything in place and with captions, video or audio taken
 from another held-out clip. Then trains on four clips alone, generates each from its caption, and
-compares it with the clip itself. Writes figures, curves and sheets of pictures beside the report.
+compares it with the clip itself. Writes figures, curves and sheets of frames beside the report.
 """
 
 from __future__ import annotations
@@ -31,14 +31,16 @@ from manifests.store.storage import open_storage
 from manifests.store.view import quote_text
 from training.checkpoint import latest_checkpoint, load_weights
 from training.codecs.log_mel import log_mel, mel_filters
-from training.data.geometry import Geometry
+from training.data.geometry import geometry_of
 from training.data.loader import SampleReader
-from training.data.media import read_pictures, read_sound, write_clip
+from training.data.media import read_frames, read_waveform
 from training.data.samples import read_members
-from training.distributed import join_ranks, leave_ranks
-from training.generate.sampler import Request, Sampler
-from training.metrics.held_out import held_out_loss
-from training.models.generator import build_codecs, build_generator
+from training.distributed import distributed_context
+from training.generate.clip import write_clip
+from training.generate.request import Request
+from training.generate.sampler import Sampler
+from training.metrics.held_out import HeldOutLoss
+from training.models.generator import build_generator
 from training.recipe import SamplingSettings
 from training.run import read_dataset, read_recipe
 
@@ -129,17 +131,18 @@ def conditions(run: Path) -> list[dict[str, Any]]:
     assert checkpoint is not None
     generator = build_generator(recipe)
     load_weights(checkpoint, generator)
-    reader = SampleReader(snapshot.out, *build_codecs(recipe), cache_mb=1024)
-    ranks = join_ranks()
+    codecs = recipe.video.codec.build(), recipe.audio.codec.build()
+    reader = SampleReader(snapshot.out, *codecs, cache_mb=1024)
+    held_out = HeldOutLoss.of(recipe)
     rows = []
-    for task in ("t2av", "v2a", "a2v"):
-        for mismatch in ("none", "captions", "video", "audio"):
-            losses = held_out_loss(
-                generator, snapshot.held_out, reader, recipe, ranks, task=task, mismatch=mismatch
-            )
-            if losses:
-                rows.append({"task": task, "mismatch": mismatch, **losses})
-    leave_ranks()
+    with distributed_context() as context:
+        for task in ("t2av", "v2a", "a2v"):
+            for mismatch in ("none", "captions", "video", "audio"):
+                losses = held_out.measure(
+                    generator, snapshot.held_out, reader, context, task=task, mismatch=mismatch
+                )
+                if losses:
+                    rows.append({"task": task, "mismatch": mismatch, **losses})
     return rows
 
 
@@ -166,33 +169,27 @@ def overfitted(run: Path, generated: Path, results: Path) -> list[dict[str, Any]
     recipe = read_recipe(run)
     sampling = SamplingSettings(steps=50, shift=5.0, video_guidance=1.0, audio_guidance=1.0)
     sampler = Sampler(run, sampling)
-    snapshot, geometry = read_dataset(run), Geometry(recipe)
+    snapshot, geometry = read_dataset(run), geometry_of(recipe)
     storage = open_storage(snapshot.out)
     truths, made, names = [], [], []
     for sample in snapshot.train:
         members = read_members(storage, sample)
         shape = geometry.shape_of(sample)
-        pixels = read_pictures(
+        pixels = read_frames(
             members["mp4"], "mp4", frames=shape.frames, width=shape.width, height=shape.height,
             subject=sample.sample_id,
         )  # fmt: skip
-        sound = read_sound(
+        waveform = read_waveform(
             members["flac"], samples=shape.audio_samples, rate_hz=16_000, subject=sample.sample_id
         )
-        truths.append((as_bytes(pixels), sound.numpy()))
+        truths.append((as_bytes(pixels), waveform.numpy()))
         request = Request(sample.caption or "", aspect=(sample.width, sample.height), seed=1)
-        clip = sampler.generate(request)
-        assert clip.pictures is not None
-        assert clip.sound is not None
-        made.append((clip.pictures, clip.sound))
+        generated_clip = sampler.generate(request)
+        assert generated_clip.frames is not None
+        assert generated_clip.audio is not None
+        made.append((generated_clip.frames, generated_clip.audio))
         names.append(provenance(members))
-        write_clip(
-            generated / f"{sample.sample_id}.mp4",
-            clip.pictures.repeat(8, axis=1).repeat(8, axis=2),
-            clip.sound,
-            fps=clip.fps,
-            rate_hz=clip.rate_hz,
-        )
+        write_clip(generated_clip, generated / f"{sample.sample_id}.mp4", scale=8)
     draw_sheet(truths, made, names, results / "train_tiny_four.png")
     rows = []
     for index, (name, truth, clip) in enumerate(zip(names, truths, made, strict=True)):
@@ -231,8 +228,8 @@ def through_codecs(
     pixels = torch.from_numpy(truth[0]).permute(3, 0, 1, 2)[None].float() / 127.5 - 1
     video = sampler.video_codec.decode(sampler.video_codec.encode(pixels))[0]
     audio = sampler.audio_codec
-    sound = audio.decode(audio.encode(torch.from_numpy(truth[1])[None]))[0]
-    return as_bytes(video), sound.numpy()
+    wave = audio.decode(audio.encode(torch.from_numpy(truth[1])[None]))[0]
+    return as_bytes(video), wave.numpy()
 
 
 def psnr_db(one: np.ndarray, other: np.ndarray) -> float:
@@ -268,15 +265,15 @@ def draw_sheet(
         2 * len(names), 2, figsize=(11, 2.1 * len(names)), width_ratios=(3, 1)
     )
     for row, (name, pair) in enumerate(zip(names, zip(truths, made, strict=True), strict=True)):
-        for line, (what, (pictures, sound)) in enumerate(zip(("real", "made"), pair, strict=True)):
-            strip = np.concatenate(pictures[::20], axis=1)
+        for line, (what, (frames, wave)) in enumerate(zip(("real", "made"), pair, strict=True)):
+            strip = np.concatenate(frames[::20], axis=1)
             left, right = axes[2 * row + line]
             left.imshow(strip, interpolation="nearest", aspect="auto")
             left.set_ylabel(what)
             left.set(xticks=[], yticks=[])
             if not line:
                 left.set_title(name, fontsize=8, loc="left")
-            mel = log_mel(torch.from_numpy(sound)[None], filters)[0]
+            mel = log_mel(torch.from_numpy(wave)[None], filters)[0]
             right.imshow(mel, origin="lower", aspect="auto", vmin=-5, vmax=1)
             right.set(xticks=[], yticks=[])
     figure.tight_layout(pad=0.3)
@@ -327,7 +324,7 @@ def written(
         "",
         "## Reading the conditions",
         "The same held-out loss with one condition taken from another held-out clip. In `t2av` both"
-        " modalities are noisy; in `v2a` the pictures, in `a2v` the sound are given clean.",
+        " modalities are noisy; in `v2a` the video, in `a2v` the audio is given clean.",
         "",
         "| task | taken from another clip | video | audio |",
         "|---|---|---|---|",

@@ -101,8 +101,13 @@ def merge(
     return merged
 
 
-def validate(model: type[Model], values: Mapping[str, Any]) -> Model:
+def validate(model: type[Model], values: Mapping[str, Any], *, within: str | None = None) -> Model:
     """The settings as a model.
+
+    Args:
+        model: what they are to be.
+        values: the settings.
+        within: key of the group that they are, where they are part of something larger.
 
     Raises:
         UsageError: `unknown_setting` (names the nearest right one) or `bad_setting`.
@@ -110,14 +115,17 @@ def validate(model: type[Model], values: Mapping[str, Any]) -> Model:
     try:
         return model.model_validate(values)
     except pydantic.ValidationError as error:
-        raise _usage_error(model, error) from error
+        raise _usage_error(model, error, [] if within is None else [within]) from error
 
 
-def _usage_error(model: type[pydantic.BaseModel], error: pydantic.ValidationError) -> UsageError:
+def _usage_error(
+    model: type[pydantic.BaseModel], error: pydantic.ValidationError, within: list[str]
+) -> UsageError:
     first = error.errors()[0]
     path = [str(part) for part in first["loc"]]
     if first["type"] == "extra_forbidden":
         owner, shown = _model_at(model, path[:-1])
+        shown = [*within, *shown]
         known = sorted(owner.model_fields) if owner is not None else []
         nearest = did_you_mean(path[-1], known, ".".join(shown))
         return UsageError(
@@ -129,7 +137,8 @@ def _usage_error(model: type[pydantic.BaseModel], error: pydantic.ValidationErro
     given = json.dumps(first.get("input"), default=str)[:80]
     _, shown = _model_at(model, path)
     message = first["msg"].removeprefix("Value error, ")
-    return UsageError("bad_setting", f"{message} (given: {given}).", subject=".".join(shown))
+    subject = ".".join([*within, *shown])
+    return UsageError("bad_setting", f"{message} (given: {given}).", subject=subject)
 
 
 def _model_at(

@@ -123,7 +123,7 @@ class Checkpoints:
         if error is None:
             self.finish()
         elif self._alone:
-            # Other ranks may be gone, but nobody else is needed to finish this one's writing.
+            # Other ranks may be gone; a rank that is alone can still finish its own writing.
             with contextlib.suppress(StorageError):
                 self.finish()
 

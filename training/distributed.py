@@ -1,11 +1,13 @@
-"""Ranks, and a model spread over them (FSDP2). The only file that knows how work is divided."""
+"""The ranks of a run, and a model spread over them (FSDP2). No other file divides work."""
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import os
 import warnings
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from typing import Literal
 
 import torch
 import torch.distributed as dist
@@ -16,17 +18,15 @@ from torch.distributed.fsdp import FSDPModule, MixedPrecisionPolicy, fully_shard
 from torch.distributed.tensor import DTensor
 
 from training.models.generator import Generator
-from training.models.ovi.model import Block
-from training.recipe import Recipe
 
 
 @dataclasses.dataclass(frozen=True)
-class Ranks:
-    """This process among its equals.
+class DistributedContext:
+    """This process and the others that train the same model.
 
     Attributes:
         rank: of this process, from 0.
-        count: how many processes there are.
+        world_size: how many processes there are.
         device: where this one computes.
         mesh: all of them.
         checkpoint_group: for saving in the background: gloo, apart from the training's own group,
@@ -34,14 +34,14 @@ class Ranks:
     """
 
     rank: int
-    count: int
+    world_size: int
     device: torch.device
     mesh: DeviceMesh
     checkpoint_group: dist.ProcessGroup
 
     @property
-    def first(self) -> bool:
-        """Whether this is the rank that writes and speaks."""
+    def is_first(self) -> bool:
+        """Whether this is the rank that writes files and shows progress."""
         return self.rank == 0
 
     def sum(self, values: Mapping[str, float]) -> dict[str, float]:
@@ -53,15 +53,24 @@ class Ranks:
         dist.all_reduce(total)
         return dict(zip(names, total.tolist(), strict=True))
 
-    def share(self, value: object) -> object:
+    def broadcast(self, value: object) -> object:
         """The first rank's value, on every rank."""
         box = [value]
         dist.broadcast_object_list(box, src=0)
         return box[0]
 
 
-def join_ranks() -> Ranks:
-    """Join the ranks that torchrun started, or be the only one."""
+@contextlib.contextmanager
+def distributed_context() -> Iterator[DistributedContext]:
+    """Join the ranks that torchrun started, or be the only one; they are left at the end."""
+    try:
+        yield _join()
+    finally:
+        if dist.is_initialized():
+            dist.destroy_process_group()
+
+
+def _join() -> DistributedContext:
     cuda = torch.cuda.is_available()
     backend = "cpu:gloo,cuda:nccl" if cuda else "gloo"
     if "RANK" in os.environ:
@@ -77,39 +86,41 @@ def join_ranks() -> Ranks:
         dist.init_process_group(backend, store=alone, rank=0, world_size=1)
     mesh = init_device_mesh(device.type, (dist.get_world_size(),))
     group = dist.new_group(backend="gloo")
-    return Ranks(dist.get_rank(), dist.get_world_size(), device, mesh, group)
+    return DistributedContext(dist.get_rank(), dist.get_world_size(), device, mesh, group)
 
 
-def leave_ranks() -> None:
-    """Undo `join_ranks`."""
-    if dist.is_initialized():
-        dist.destroy_process_group()
-
-
-def shard(generator: Generator, recipe: Recipe, ranks: Ranks) -> Generator:
+def shard(
+    generator: Generator,
+    context: DistributedContext,
+    *,
+    precision: Literal["auto", "fp32", "bf16"],
+    recompute: bool,
+) -> Generator:
     """Spread parameters, gradients and optimiser state over the ranks, in place.
 
-    Attention and feed-forward parts are units of their own: each runs exactly once a pass and holds
-    tens of millions of parameters at full size. The rest, which is small, stays together, and stays
-    in fp32.
+    The generator's units are sharded one by one; the rest, which is small, stays together, and
+    stays in fp32.
+
+    Args:
+        generator: on any device.
+        context: of the ranks.
+        precision: of matrix products; `auto` is bf16 on CUDA.
+        recompute: whether the units' activations are computed again for the backward pass.
     """
     # Residuals are added out of place, as it asks for.
     warnings.filterwarnings("ignore", message="FSDP2-wrapped module .* returned a view tensor")
-    generator.to(ranks.device)
-    bf16 = recipe.precision == "bf16" or (
-        recipe.precision == "auto" and ranks.device.type == "cuda"
-    )
+    generator.to(context.device)
+    bf16 = precision == "bf16" or (precision == "auto" and context.device.type == "cuda")
     policy = MixedPrecisionPolicy(
         param_dtype=torch.bfloat16 if bf16 else None, reduce_dtype=torch.float32 if bf16 else None
     )
-    for block in [module for module in generator.modules() if isinstance(module, Block)]:
-        for name in ("self_attn", "cross_attn", "ffn"):
-            unit: nn.Module = getattr(block, name)
-            if recipe.recompute:
-                unit = checkpoint_wrapper(unit)
-                setattr(block, name, unit)
-            fully_shard(unit, mesh=ranks.mesh, mp_policy=policy)
-    fully_shard(generator, mesh=ranks.mesh)
+    for name in generator.units:
+        unit = generator.get_submodule(name)
+        if recompute:
+            unit = checkpoint_wrapper(unit)
+            generator.set_submodule(name, unit)
+        fully_shard(unit, mesh=context.mesh, mp_policy=policy)
+    fully_shard(generator, mesh=context.mesh)
     return generator
 
 

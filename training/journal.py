@@ -1,10 +1,8 @@
-"""What a run says of itself: a progress line, JSON lines, and TensorBoard if asked."""
+"""What a run reports: a progress line, JSON lines, and TensorBoard if asked."""
 
 from __future__ import annotations
 
 import json
-import time
-from collections.abc import Iterator
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -13,9 +11,6 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from manifests.errors import StorageError, UsageError
-from training.data.geometry import Geometry
-from training.data.loader import RankBatch
-from training.data.order import GlobalBatch
 
 LOG_FILE = "log.jsonl"
 
@@ -27,7 +22,7 @@ class Journal:
         run: the run's folder.
         steps: the run's last step.
         start: steps that are done; lines of later steps, from before a crash, are taken out.
-        first: whether this rank speaks.
+        first: whether this is the rank that reports.
         tensorboard: also write `RUN/tensorboard/`.
 
     Raises:
@@ -102,7 +97,7 @@ class Journal:
             )
 
     def note(self, text: str) -> None:
-        """Say a sentence to whoever watches."""
+        """Print a sentence."""
         if self._first:
             self._progress.console.print(text, highlight=False, soft_wrap=True)
 
@@ -125,7 +120,7 @@ class Journal:
                     self._board.add_scalar(f"{kind}/{name}", value, values["step"])
 
     def _cut(self, start: int) -> None:
-        """Keep the lines up to `start`: what came after is about to happen again."""
+        """Keep the lines up to `start`: later steps are trained again."""
         if start == 0:
             self._path.unlink(missing_ok=True)
         if not self._path.exists():
@@ -138,42 +133,6 @@ class Journal:
             except ValueError:
                 break  # the line that a kill cut short
         self._path.write_text("".join(kept), encoding="utf-8")
-
-
-class Meter:
-    """Tokens a second, and how long the step waited for data, since it was last read."""
-
-    def __init__(self) -> None:
-        self.skip()
-
-    def next(self, batches: Iterator[RankBatch]) -> RankBatch:
-        """The next batch, the wait for it counted."""
-        before = time.perf_counter()
-        batch = next(batches)
-        self._wait_s += time.perf_counter() - before
-        return batch
-
-    def count(self, batch: GlobalBatch, geometry: Geometry) -> None:
-        """Note a step."""
-        tokens = geometry.video_tokens(batch.shape) + geometry.audio_tokens(batch.shape)
-        self._tokens += tokens * len(batch.samples)
-        self._steps += 1
-
-    def skip(self) -> None:
-        """Forget what has passed: it was no training."""
-        self._tokens, self._wait_s, self._steps = 0, 0.0, 0
-        self._since = time.perf_counter()
-
-    def read(self) -> dict[str, float]:
-        """Rates since the last reading."""
-        elapsed_s, steps = time.perf_counter() - self._since, max(1, self._steps)
-        values = {
-            "tokens_per_s": self._tokens / elapsed_s,
-            "step_s": elapsed_s / steps,
-            "data_wait_s": self._wait_s / steps,
-        }
-        self.skip()
-        return values
 
 
 def _line(values: dict[str, Any]) -> str:

@@ -19,26 +19,26 @@ from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 from torch.multiprocessing import _prctl_pr_set_pdeathsig  # type: ignore[attr-defined]
 
 from manifests.errors import TwinreelError
-from training.train import Job, train
+from training.train import TrainingRun, train
 from twinreel import _names
 
-_JOB = "job.pickle"
+_RUN = "run.pickle"
 
 
-def launch(job: Job, ranks: int) -> None:
+def launch(run: TrainingRun, ranks: int) -> None:
     """Train on `ranks` processes of this machine.
 
     Under torchrun (which several machines need) each of its processes calls this and is one rank,
     whatever `ranks` says.
 
     Raises:
-        TwinreelError: what stopped the run, as the rank met it that failed first; `rank_failed` if
-            it had no words for it.
+        TwinreelError: what stopped the run, from the rank that failed first; `rank_failed` if that
+            rank raised no typed error.
     """
     if "RANK" in os.environ or ranks == 1:
-        train(job)
+        train(run)
         return
-    # What it has to say of a rank that failed is said better by the rank.
+    # The rank's own error says more than its report of it.
     logging.getLogger("torch.distributed.elastic").setLevel(logging.CRITICAL)
     # Else each of them would take every core.
     os.environ.setdefault("OMP_NUM_THREADS", str(max(1, (os.cpu_count() or 1) // ranks)))
@@ -53,9 +53,9 @@ def launch(job: Job, ranks: int) -> None:
         run_id="twinreel",
     )
     with tempfile.TemporaryDirectory(prefix="twinreel-ranks-") as folder:
-        with (Path(folder) / _JOB).open("wb") as file:
+        with (Path(folder) / _RUN).open("wb") as file:
             pickle.dump(sys.path, file)
-            pickle.dump(job, file)
+            pickle.dump(run, file)
         # `-P`: whatever modules lie in the folder that the run is started in.
         command = ("-P", _names.__file__, "training.launch", folder)
         try:
@@ -67,14 +67,14 @@ def launch(job: Job, ranks: int) -> None:
 
 
 def _rank(folder: Path) -> None:
-    """One rank; an error that has words is left behind for the process that started it."""
+    """One rank; a typed error is left in a file for the process that started it."""
     # It has a session of its own, and would go on where the process that started it is killed.
     _prctl_pr_set_pdeathsig(signal.SIGKILL)
-    with (folder / _JOB).open("rb") as file:
+    with (folder / _RUN).open("rb") as file:
         sys.path[:] = pickle.load(file)
-        job: Job = pickle.load(file)
+        run: TrainingRun = pickle.load(file)
     try:
-        train(job)
+        train(run)
     except TwinreelError as error:
         partial = folder / f"{os.environ['RANK']}.partial"
         partial.write_bytes(pickle.dumps(error))

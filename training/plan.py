@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Iterable
 
 import torch
 
-from training.data.geometry import Geometry
-from training.models.generator import build_model, is_trainable
-from training.models.ovi.model import OviModel
+from training.data.geometry import geometry_of
+from training.models.family import JointModel, TokenCounts
+from training.models.generator import build_model, input_format, is_trainable
+from training.models.registry import find_family
 from training.recipe import Recipe
 
 _FP32, _BF16 = 4, 2
@@ -21,9 +23,9 @@ class TrainingPlan:
     """What a run of a recipe takes.
 
     Attributes:
-        parameters: of both towers; the text encoder and the codecs are not counted.
+        parameters: of the model; the text encoder and the codecs are not counted.
         trained_parameters: of them, those that the recipe trains.
-        shape: columns x rows x frames of the pictures counted with.
+        shape: columns x rows x frames of the video counted with.
         video_tokens: of a sample.
         audio_tokens: of a sample.
         text_tokens: of a sample.
@@ -67,31 +69,36 @@ def plan_training(
         ranks: accelerators.
         peak_tflops: of one of them, in the recipe's precision.
         utilisation: share of the peak that training reaches, 0..1.
-        aspect: columns and rows, in any unit, of the pictures to count with.
+        aspect: columns and rows, in any unit, of the video to count with.
     """
+    family, settings = find_family(recipe.model.family), recipe.model
     with torch.device("meta"):
         model = build_model(recipe)
-    geometry = Geometry(recipe)
+    geometry = geometry_of(recipe)
     shape = geometry.clip(*aspect)
-    video, audio = geometry.video_tokens(shape), geometry.audio_tokens(shape)
+    tokens = TokenCounts(
+        geometry.video_tokens(shape), geometry.audio_tokens(shape), recipe.text.length
+    )
     sizes = {f"model.{name}": one.numel() for name, one in model.named_parameters()}
-    trained = sum(size for name, size in sizes.items() if is_trainable(name, recipe))
+    trained = sum(size for name, size in sizes.items() if is_trainable(name, recipe.trainable))
     # A backward pass costs two forward passes; recomputing the activations a third.
     passes = 4 if recipe.recompute else 3
-    sample = passes * model.forward_flops(video, audio, recipe.text.length)
+    sample = passes * family.forward_flops(settings, input_format(recipe), tokens)
     run = sample * recipe.batch * recipe.steps
-    half = recipe.precision != "fp32"
+    matmul_bytes = _FP32 if recipe.precision == "fp32" else _BF16
     state = (_FP32 * sum(sizes.values()) + 3 * _FP32 * trained) / ranks
-    gathered = 2 * _largest_unit(model) * (_BF16 if half else _FP32)
-    activations = recipe.micro_batch * activation_bytes(recipe, video, audio)
+    gathered = 2 * _largest_unit(model, family.units(model)) * matmul_bytes
+    activations = recipe.micro_batch * family.activation_bytes(
+        settings, tokens, matmul_bytes=matmul_bytes, recompute=recipe.recompute
+    )
     rank_s = run / (peak_tflops * 1e12 * utilisation)
     return TrainingPlan(
         parameters=sum(sizes.values()),
         trained_parameters=trained,
         shape=f"{shape.width} x {shape.height} x {shape.frames}",
-        video_tokens=video,
-        audio_tokens=audio,
-        text_tokens=recipe.text.length,
+        video_tokens=tokens.video,
+        audio_tokens=tokens.audio,
+        text_tokens=tokens.text,
         sample_tflop=sample / 1e12,
         step_tflop=sample * recipe.batch / 1e12,
         run_eflop=run / 1e18,
@@ -104,25 +111,7 @@ def plan_training(
     )
 
 
-def activation_bytes(recipe: Recipe, video_tokens: int, audio_tokens: int) -> float:
-    """Bytes that one sample's forward pass leaves behind for its backward pass, about.
-
-    Counted per token of a block. Outside the units: the residual stream's norms, modulations and
-    gates, in fp32, nine times the width. Inside, in the precision of matrix products: the inputs of
-    the three units alone when they are recomputed; else also queries, keys, values, their norms and
-    rotations, and both sides of the hidden layer.
-    """
-    settings = recipe.model
-    width = _BF16 if recipe.precision != "fp32" else _FP32
-    outside = 9 * settings.dim * _FP32
-    inside = 4 * settings.dim * width
-    if not recipe.recompute:
-        inside += (16 * settings.dim + 2 * settings.ffn_dim) * width
-    return float((video_tokens + audio_tokens) * settings.layers * (outside + inside))
-
-
-def _largest_unit(model: OviModel) -> int:
-    """Parameters of the largest part that is gathered at once."""
-    block = model.video_model.blocks[0]
-    units = [getattr(block, name) for name in ("self_attn", "cross_attn", "ffn")]
-    return max(sum(one.numel() for one in unit.parameters()) for unit in units)
+def _largest_unit(model: JointModel, units: Iterable[str]) -> int:
+    """Parameters of the largest part that is gathered at once: the whole model without units."""
+    parts = [model.get_submodule(name) for name in units] or [model]
+    return max(sum(one.numel() for one in part.parameters()) for part in parts)

@@ -21,66 +21,19 @@ from manifests.settings import (
     read_settings,
     validate,
 )
+from training.codecs.log_mel import LogMelSettings
+from training.codecs.mmaudio import MmAudioSettings
+from training.codecs.pixels import PixelPatchesSettings
+from training.codecs.wan import WanSettings
+from training.models.family import ModelSettings
+from training.models.registry import find_family
 from training.objective.tasks import TaskName
-
-
-class PixelPatchesSettings(Settings):
-    """Patches of pixels: needs no weights."""
-
-    kind: Literal["pixels"]
-    patch: int = Field(4, ge=1, description="rows and columns of a patch")
-    frames: int = Field(8, ge=1, description="pictures a latent, after the first")
-    terms: int = Field(1, ge=1, description="cosine terms in time kept of them")
-
-    @property
-    def channels(self) -> int:
-        """Of a latent."""
-        return self.terms * (self.patch**2 + 2)
-
-    @property
-    def stride(self) -> tuple[int, int, int]:
-        """Pictures, rows and columns a latent."""
-        return self.frames, self.patch, self.patch
-
-
-class WanSettings(Settings):
-    """Wan 2.2's video VAE. Planned with; its code and weights are not part of this version."""
-
-    kind: Literal["wan-2.2"]
-    channels: Literal[48] = 48
-    stride: tuple[Literal[4], Literal[16], Literal[16]] = (4, 16, 16)
-
-
-class LogMelSettings(Settings):
-    """Log-mel spectra: needs no weights."""
-
-    kind: Literal["log-mel"]
-    rate_hz: int = Field(16_000, ge=1000, description="sample rate")
-    mels: int = Field(64, ge=1, description="filters")
-    frames: int = Field(2, ge=1, description="spectra, of 256 samples each, a latent")
-
-    @property
-    def channels(self) -> int:
-        """Of a latent."""
-        return self.mels
-
-    @property
-    def stride(self) -> int:
-        """Samples a latent."""
-        return 256 * self.frames
-
-
-class MmAudioSettings(Settings):
-    """MMAudio's 16 kHz VAE. Planned with; its code and weights are not part of this version."""
-
-    kind: Literal["mmaudio-16k"]
-    rate_hz: Literal[16_000] = 16_000
-    channels: Literal[20] = 20
-    stride: Literal[512] = 512
+from training.text.byte_encoder import ByteTextSettings
+from training.text.umt5 import Umt5Settings
 
 
 class VideoSettings(Settings):
-    """Pictures as the model sees them."""
+    """Video as the model sees it."""
 
     codec: Annotated[PixelPatchesSettings | WanSettings, Field(discriminator="kind")]
     area_px: int = Field(518_400, ge=64, description="rows x columns")
@@ -89,58 +42,9 @@ class VideoSettings(Settings):
 
 
 class AudioSettings(Settings):
-    """Sound as the model sees it."""
+    """Audio as the model sees it."""
 
     codec: Annotated[LogMelSettings | MmAudioSettings, Field(discriminator="kind")]
-
-
-class ByteTextSettings(Settings):
-    """A small encoder of bytes, trained with the model."""
-
-    kind: Literal["bytes"]
-    dim: int = Field(128, ge=1, description="width of a token")
-    length: int = Field(64, ge=1, description="tokens")
-    stride: int = Field(4, ge=2, multiple_of=2, description="bytes a token")
-    layers: int = Field(1, ge=1)
-    heads: int = Field(4, ge=1)
-
-    @pydantic.model_validator(mode="after")
-    def _heads_divide(self) -> ByteTextSettings:
-        if self.dim % self.heads:
-            raise ValueError(f"dim {self.dim} must be a multiple of the {self.heads} heads")
-        return self
-
-
-class Umt5Settings(Settings):
-    """umT5-XXL. Planned with; its weights are not part of this version."""
-
-    kind: Literal["umt5-xxl"]
-    dim: Literal[4096] = 4096
-    length: int = Field(512, ge=1)
-
-
-class ModelSettings(Settings):
-    """The towers' size; both are equal."""
-
-    family: Literal["ovi"] = "ovi"
-    dim: int = Field(3072, ge=4)
-    ffn_dim: int = Field(14336, ge=1)
-    freq_dim: int = Field(256, ge=2, multiple_of=2, description="of the timestep's sinusoid")
-    heads: int = Field(24, ge=1)
-    layers: int = Field(30, ge=1)
-    patch: tuple[Literal[1], int, int] = Field(
-        (1, 2, 2),
-        description="video latents a token; one in time, so that a frame is given or it is not",
-    )
-    rope_scale: float | Literal["auto"] = Field(
-        "auto", description="factor of sound's rotary frequencies: latents a clip / tokens a clip"
-    )
-
-    @pydantic.model_validator(mode="after")
-    def _heads_divide(self) -> ModelSettings:
-        if self.dim % (2 * self.heads):
-            raise ValueError(f"dim {self.dim} must be a multiple of twice the {self.heads} heads")
-        return self
 
 
 class FlowSettings(Settings):
@@ -150,8 +54,8 @@ class FlowSettings(Settings):
     coupling: Literal["shared", "independent"] = Field(
         "shared", description="one level for both modalities, or one each"
     )
-    video_shift: float = Field(1.0, gt=0, description="moves pictures' levels towards noise")
-    audio_shift: float = Field(1.0, gt=0, description="moves sound's levels towards noise")
+    video_shift: float = Field(1.0, gt=0, description="moves video's levels towards noise")
+    audio_shift: float = Field(1.0, gt=0, description="moves audio's levels towards noise")
 
 
 class LossSettings(Settings):
@@ -223,8 +127,8 @@ class SamplingSettings(Settings):
     skip_block: int | None = Field(
         None, ge=0, description="block that the unconditional pass leaves out"
     )
-    video_negative: str = Field("", description="prompt of the pictures' unconditional pass")
-    audio_negative: str = Field("", description="prompt of the sound's unconditional pass")
+    video_negative: str = Field("", description="prompt of the video's unconditional pass")
+    audio_negative: str = Field("", description="prompt of the audio's unconditional pass")
 
 
 class Recipe(Settings):
@@ -241,7 +145,7 @@ class Recipe(Settings):
     trainable: tuple[str, ...] = Field(("*",), description="patterns of parameter names")
     recompute: bool = Field(False, description="activations are recomputed, to save memory")
     tasks: dict[TaskName, float] = {"t2av": 1.0}  # noqa: RUF012 - pydantic copies it
-    model: ModelSettings
+    model: pydantic.SerializeAsAny[ModelSettings]
     video: VideoSettings
     audio: AudioSettings
     text: Annotated[ByteTextSettings | Umt5Settings, Field(discriminator="kind")]
@@ -277,6 +181,7 @@ class Recipe(Settings):
         return str(yaml.safe_dump(self.model_dump(mode="json"), sort_keys=False))
 
 
+_DEFAULT_FAMILY = "ovi"
 _FREE = {"steps", "evaluation", "checkpoint", "loader", "log", "sampling", "recompute"}
 
 
@@ -288,18 +193,26 @@ def load_recipe(recipe: str | Path, assignments: Sequence[str] = ()) -> Recipe:
         assignments: `dotted.key=value`, values in YAML.
 
     Raises:
-        UsageError: `unknown_recipe`, `configuration_unreadable`, `unknown_setting`,
-            `bad_assignment` or `bad_setting`.
+        UsageError: `unknown_recipe`, `unknown_family`, `configuration_unreadable`,
+            `unknown_setting`, `bad_assignment` or `bad_setting`.
     """
     values = _named(str(recipe))
     for assignment in assignments:
         values = merge(values, parse_assignment(assignment), whole=_is_another_kind)
+    model = values.get("model")
+    if isinstance(model, Mapping):
+        # Its settings are those of its family.
+        model = {"family": _DEFAULT_FAMILY, **model}
+        settings = find_family(str(model["family"])).settings
+        values["model"] = validate(settings, model, within="model")
     return validate(Recipe, values)
 
 
 def _is_another_kind(below: Mapping[str, Any], above: Mapping[str, Any]) -> bool:
-    """Of another kind of codec or encoder, none of the settings before it make sense."""
-    return "kind" in above and above["kind"] != below.get("kind")
+    """Of another kind of codec or encoder, or family, none of the settings before make sense."""
+    return ("kind" in above and above["kind"] != below.get("kind")) or (
+        "family" in above and above["family"] != below.get("family", _DEFAULT_FAMILY)
+    )
 
 
 def recipe_names() -> list[str]:

@@ -45,7 +45,7 @@ def open_run(
     resume: bool,
     accept_changes: bool,
 ) -> Start:
-    """Begin a run, or see that what it was begun with is still what it is.
+    """Begin a run, or go on with one whose recipe, code and data are as they were.
 
     Args:
         run: its folder.
@@ -53,8 +53,8 @@ def open_run(
         read_snapshot: reads the data set's current state.
         code: fingerprint of the code that runs now.
         resume: go on with what the folder has.
-        accept_changes: go on although recipe, code or data are others. On other data the epoch
-            that was under way is left and the next one begun.
+        accept_changes: go on although recipe, code or data have changed. On changed data the epoch
+            under way is left and the next one begun.
 
     Raises:
         UsageError: `run_exists`, `recipe_changed`, `code_changed`, `dataset_changed` or

@@ -8,61 +8,56 @@ import functools
 import math
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, cast
+from typing import cast
 
 import torch
 from torch import Tensor
 
 from manifests.errors import TwinreelError, UsageError
 from training.checkpoint import Checkpoints, Record, code_fingerprint
-from training.data.geometry import Geometry
+from training.data.geometry import Geometry, geometry_of
 from training.data.loader import Loader, RankBatch, SampleReader
 from training.data.order import GlobalBatch, endless, epoch_batches
 from training.data.snapshot import Snapshot
 from training.distributed import (
-    Ranks,
+    DistributedContext,
     clip_gradients,
-    join_ranks,
+    distributed_context,
     last_micro_batch,
-    leave_ranks,
     shard,
 )
-from training.journal import Journal, Meter
-from training.metrics.held_out import held_out_loss
-from training.models.generator import Generator, build_codecs, build_generator
-from training.objective.loss import (
-    draw,
-    errors,
-    generated_elements,
-    learning_rate,
-    rate_factor,
-    weighted_loss,
-)
+from training.journal import Journal
+from training.metrics.held_out import HeldOutLoss
+from training.metrics.throughput import ThroughputMeter
+from training.models.generator import Generator, build_generator
+from training.objective.loss import errors, generated_elements, weighted_loss
+from training.objective.noise import draw
+from training.objective.optimizer import build_optimizer, learning_rate
 from training.objective.tasks import TASKS
-from training.recipe import Recipe
+from training.recipe import LossSettings, Recipe
 from training.run import Start, open_run
 
 
 @dataclasses.dataclass(frozen=True)
-class Job:
-    """What a run is asked to do; travels to every rank.
+class TrainingRun:
+    """What a run is asked to do; sent to every rank.
 
     Attributes:
         recipe: what to train, and how.
-        run: folder of the run: recipe, data snapshot, log, checkpoints.
+        folder: of the run: recipe, data snapshot, log, checkpoints.
         read_snapshot: reads the data set's current state; called on the first rank alone.
         resume: go on from the newest checkpoint, or from the start if there is none.
         accept_changes: go on although recipe, code or data have changed.
     """
 
     recipe: Recipe
-    run: Path
+    folder: Path
     read_snapshot: Callable[[], Snapshot]
     resume: bool = False
     accept_changes: bool = False
 
 
-def train(job: Job) -> None:
+def train(run: TrainingRun) -> None:
     """Train to the recipe's last step; every rank calls this.
 
     Raises:
@@ -71,24 +66,26 @@ def train(job: Job) -> None:
         StorageError: `shard_missing`, `sample_corrupt`, `checkpoint_failed` and their like.
         MediaError: `sample_unreadable`.
     """
-    ranks = join_ranks()
-    try:
-        _train(job, ranks)
-    finally:
-        leave_ranks()
+    with distributed_context() as context:
+        _train(run, context)
 
 
-def _train(job: Job, ranks: Ranks) -> None:
-    recipe, geometry = job.recipe, Geometry(job.recipe)
+def _train(run: TrainingRun, context: DistributedContext) -> None:
+    recipe, geometry = run.recipe, geometry_of(run.recipe)
 
     # What to train, and what it learns from.
-    video_codec, audio_codec = build_codecs(recipe)
-    generator = shard(build_generator(recipe), recipe, ranks)
-    optimizer = build_optimizer(generator, recipe)
+    video_codec, audio_codec = recipe.video.codec.build(), recipe.audio.codec.build()
+    generator = shard(
+        build_generator(recipe), context, precision=recipe.precision, recompute=recipe.recompute
+    )
+    optimizer = build_optimizer(generator, recipe.optimizer)
     code = code_fingerprint()
-    start = _open(job, code, ranks)
+    start = _open(run, code, context)
     checkpoints = Checkpoints(
-        job.run, keep=recipe.checkpoint.keep, first=ranks.first, group=ranks.checkpoint_group
+        run.folder,
+        keep=recipe.checkpoint.keep,
+        first=context.is_first,
+        group=context.checkpoint_group,
     )
     if start.checkpoint is not None:
         checkpoints.load(start.checkpoint, generator, optimizer)
@@ -98,38 +95,41 @@ def _train(job: Job, ranks: Ranks) -> None:
     reader = SampleReader(snapshot.out, video_codec, audio_codec, cache_mb=recipe.loader.cache_mb)
     loader = Loader(
         reader,
-        rank=ranks.rank,
-        ranks=ranks.count,
+        rank=context.rank,
+        ranks=context.world_size,
         micro_batch=recipe.micro_batch,
         threads=recipe.loader.threads,
         ahead=recipe.loader.ahead,
-        device=ranks.device,
+        device=context.device,
     )
-    epoch_of = functools.lru_cache(2)(functools.partial(plan_epoch, snapshot, recipe))
+    epoch_of = functools.lru_cache(2)(functools.partial(plan_epoch, snapshot, recipe, geometry))
     batches = loader.batches(endless(epoch_of, start.position))
 
     journal = Journal(
-        job.run,
+        run.folder,
         steps=recipe.steps,
         start=start.step,
-        first=ranks.first,
+        first=context.is_first,
         tensorboard=recipe.log.tensorboard,
     )
 
+    held_out = HeldOutLoss.of(recipe)
+
     def evaluate(step: int) -> None:
-        """Judge the model on held-out sources, and note it."""
-        losses = held_out_loss(generator, snapshot.held_out, reader, recipe, ranks)
+        """Measure the model on held-out sources, and note it."""
+        losses = held_out.measure(generator, snapshot.held_out, reader, context)
         if losses:
             journal.evaluation({"step": step, **losses})
 
     with journal, checkpoints, contextlib.closing(loader):
-        journal.note(_summary(start, epoch_of(start.position.epoch), generator, ranks))
+        journal.note(_summary(start, epoch_of(start.position.epoch), generator, context))
         if start.step == 0:
             evaluate(0)
-        meter = Meter()
+        meter = ThroughputMeter()
         for step in range(start.step, recipe.steps):
             batch = meter.next(batches)
-            parts, norm = train_step(generator, optimizer, batch, step, recipe, ranks)
+            rate = learning_rate(recipe.optimizer, step, steps=recipe.steps)
+            parts, norm = train_step(generator, optimizer, batch, step, recipe, context)
             meter.count(batch.whole, geometry)
 
             done = step + 1
@@ -137,8 +137,8 @@ def _train(job: Job, ranks: Ranks) -> None:
             logging = done % recipe.log.every == 0 or done == recipe.steps
             if logging or saving:
                 # Only here does the processor wait for the accelerator.
-                losses = total_losses(parts, recipe, ranks)
-                check_finite(losses, done, job.run)
+                losses = total_losses(parts, recipe.loss, context)
+                check_finite(losses, done, run.folder)
                 if logging:
                     note = journal.say if done % (10 * recipe.log.every) == 0 else journal.step
                     note(
@@ -148,9 +148,9 @@ def _train(job: Job, ranks: Ranks) -> None:
                             "task": batch.whole.task,
                             **losses,
                             "gradient_norm": float(norm),
-                            "learning_rate": learning_rate(recipe, step),
+                            "learning_rate": rate,
                             **meter.read(),
-                            **_sample_ids(batch.whole, recipe),
+                            **(_sample_ids(batch.whole) if recipe.log.sample_ids else {}),
                         }
                     )
             if done % recipe.evaluation.every == 0 or done == recipe.steps:
@@ -169,47 +169,39 @@ def train_step(
     batch: RankBatch,
     step: int,
     recipe: Recipe,
-    ranks: Ranks,
+    context: DistributedContext,
 ) -> tuple[dict[str, Tensor], Tensor]:
     """One step of the optimiser; this rank's part of each loss, and the gradients' norm."""
-    elements = generated_elements(batch.whole, Geometry(recipe))
+    elements = generated_elements(batch.whole, geometry_of(recipe))
     task = TASKS[batch.whole.task]
     totals: dict[str, Tensor] = {}
     for index, micro in enumerate(batch.micro_batches):
         last_micro_batch(generator, index + 1 == len(batch.micro_batches))
-        sums = errors(generator, micro, task, draw(micro, recipe, step))
-        loss, parts = weighted_loss(sums, micro.weights, elements, recipe)
+        drawn = draw(
+            micro,
+            recipe.flow,
+            caption_dropout=recipe.caption_dropout,
+            seed=recipe.seed,
+            step=step,
+        )
+        sums = errors(generator, micro, task, drawn)
+        loss, parts = weighted_loss(sums, micro.weights, elements, recipe.loss)
         # Gradients are averaged over ranks, and the counts are those of the whole batch already.
-        (loss * ranks.count).backward()
+        (loss * context.world_size).backward()
         for modality, part in parts.items():
             totals[modality] = totals.get(modality, 0) + part
     norm = clip_gradients(generator, recipe.optimizer.clip_norm)
+    rate = learning_rate(recipe.optimizer, step, steps=recipe.steps)
     for group in optimizer.param_groups:
-        group["lr"] = group["factor"] * learning_rate(recipe, step)
+        group["lr"] = group["factor"] * rate
     optimizer.step()
     optimizer.zero_grad()
     return totals, norm
 
 
-def build_optimizer(generator: Generator, recipe: Recipe) -> torch.optim.AdamW:
-    """AdamW over what is trainable, a group for each factor of the learning rate."""
-    settings = recipe.optimizer
-    groups: dict[float, list[torch.nn.Parameter]] = {}
-    for name, parameter in generator.named_parameters():
-        if parameter.requires_grad:
-            groups.setdefault(rate_factor(name, recipe), []).append(parameter)
-    return torch.optim.AdamW(
-        [{"params": members, "factor": factor} for factor, members in sorted(groups.items())],
-        lr=settings.learning_rate,
-        betas=settings.betas,
-        eps=settings.eps,
-        weight_decay=settings.weight_decay,
-        # One kernel instead of a dozen operations for each sharded parameter.
-        fused=True,
-    )
-
-
-def plan_epoch(snapshot: Snapshot, recipe: Recipe, epoch: int) -> list[GlobalBatch]:
+def plan_epoch(
+    snapshot: Snapshot, recipe: Recipe, geometry: Geometry, epoch: int
+) -> list[GlobalBatch]:
     """The batches of an epoch.
 
     Raises:
@@ -217,7 +209,7 @@ def plan_epoch(snapshot: Snapshot, recipe: Recipe, epoch: int) -> list[GlobalBat
     """
     batches = epoch_batches(
         snapshot.train,
-        Geometry(recipe).shape_of,
+        geometry.shape_of,
         tasks=recipe.tasks,
         batch=recipe.batch,
         seed=recipe.seed,
@@ -235,22 +227,24 @@ def plan_epoch(snapshot: Snapshot, recipe: Recipe, epoch: int) -> list[GlobalBat
     return batches
 
 
-def _open(job: Job, code: str, ranks: Ranks) -> Start:
+def _open(run: TrainingRun, code: str, context: DistributedContext) -> Start:
     """Where the run stands. One rank looks for all: between two looks the tables may change."""
     start = None
-    if ranks.first:
+    if context.is_first:
         start = open_run(
-            job.run,
-            job.recipe,
-            job.read_snapshot,
+            run.folder,
+            run.recipe,
+            run.read_snapshot,
             code,
-            resume=job.resume,
-            accept_changes=job.accept_changes,
+            resume=run.resume,
+            accept_changes=run.accept_changes,
         )
-    return cast("Start", ranks.share(start))
+    return cast("Start", context.broadcast(start))
 
 
-def _summary(start: Start, epoch: list[GlobalBatch], generator: Generator, ranks: Ranks) -> str:
+def _summary(
+    start: Start, epoch: list[GlobalBatch], generator: Generator, context: DistributedContext
+) -> str:
     samples = sum(len(batch.samples) for batch in epoch)
     parameters = sum(parameter.numel() for parameter in generator.parameters())
     trained = sum(one.numel() for one in generator.parameters() if one.requires_grad)
@@ -259,21 +253,21 @@ def _summary(start: Start, epoch: list[GlobalBatch], generator: Generator, ranks
         f"{parameters:,} parameters ({trained:,} trained), {samples} samples"
         + (f" ({left_out} of other rates or kinds left out)" if left_out else "")
         + f" in {len(epoch)} batches an epoch, {len(start.snapshot.held_out)} held out,"
-        f" {ranks.count} x {ranks.device.type}"
+        f" {context.world_size} x {context.device.type}"
         + (f", going on after step {start.step}" if start.step else "")
     )
 
 
-def _sample_ids(batch: GlobalBatch, recipe: Recipe) -> dict[str, Any]:
-    if not recipe.log.sample_ids:
-        return {}
+def _sample_ids(batch: GlobalBatch) -> dict[str, list[str]]:
     return {"sample_ids": [sample.sample_id for sample in batch.samples]}
 
 
-def total_losses(parts: dict[str, Tensor], recipe: Recipe, ranks: Ranks) -> dict[str, float]:
+def total_losses(
+    parts: dict[str, Tensor], loss_weights: LossSettings, context: DistributedContext
+) -> dict[str, float]:
     """Each modality's loss over all ranks, and their weighted sum `loss`."""
-    losses = ranks.sum({name: float(part) for name, part in parts.items()})
-    weights = {"video": recipe.loss.video, "audio": recipe.loss.audio}
+    losses = context.sum({name: float(part) for name, part in parts.items()})
+    weights = {"video": loss_weights.video, "audio": loss_weights.audio}
     return {"loss": sum(weights[name] * value for name, value in losses.items()), **losses}
 
 

@@ -16,7 +16,7 @@ from manifests.store.lease import Lease
 from manifests.store.store import Store
 
 if TYPE_CHECKING:
-    from training.data.samples import Verification
+    from training.data.verify import Verification
 
 
 def open_output(out: str) -> duckdb.DuckDBPyConnection:
@@ -30,7 +30,7 @@ def open_output(out: str) -> duckdb.DuckDBPyConnection:
 
 def inspect_samples(out: str) -> tuple[Verification, Unpacked]:
     """What every kept sample of OUT reads back as, and the clips that are in no shard."""
-    from training.data.samples import verify_samples  # noqa: PLC0415 - decoders
+    from training.data.verify import verify_samples  # noqa: PLC0415 - decoders
 
     with open_output(out) as connection:
         return verify_samples(out, connection), unpacked(connection)

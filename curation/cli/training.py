@@ -57,9 +57,9 @@ def train(
     _need_torch()
     from training.launch import launch  # noqa: PLC0415 - keeps `--help` quick
     from training.recipe import load_recipe  # noqa: PLC0415
-    from training.train import Job  # noqa: PLC0415
+    from training.train import TrainingRun  # noqa: PLC0415
 
-    job = Job(
+    training_run = TrainingRun(
         load_recipe(recipe, set_ or []),
         run.expanduser().absolute(),
         functools.partial(read_snapshot, data),
@@ -67,7 +67,7 @@ def train(
         accept_changes=accept_changes,
     )
     try:
-        launch(job, ranks)
+        launch(training_run, ranks)
     except KeyboardInterrupt:
         raise TwinreelError(
             "stopped",
@@ -91,9 +91,9 @@ def generate(
     run: Run,
     prompt: Annotated[str, typer.Option(help="In the words of the captions trained on.")],
     out: Annotated[Path, typer.Option(help="The mp4 to write.")],
-    image: Annotated[Path | None, typer.Option(help="A picture that the clip begins with.")] = None,
-    video: Annotated[Path | None, typer.Option(help="A video to make sound for.")] = None,
-    audio: Annotated[Path | None, typer.Option(help="A sound to make pictures for.")] = None,
+    image: Annotated[Path | None, typer.Option(help="An image that the clip begins with.")] = None,
+    video: Annotated[Path | None, typer.Option(help="A video to make audio for.")] = None,
+    audio: Annotated[Path | None, typer.Option(help="An audio file to make video for.")] = None,
     task: Annotated[
         str | None,
         typer.Option(help="Another task than what is given suggests: t2v, t2a, i2v, extend, ..."),
@@ -108,9 +108,11 @@ def generate(
     ] = None,
     scale: Annotated[int, typer.Option(min=1, help="Pixels written for each generated one.")] = 1,
 ) -> None:
-    """Generate a clip with picture and sound from a run's newest checkpoint."""
+    """Generate a clip with video and audio from a run's newest checkpoint."""
     _need_torch()
-    from training.generate.sampler import Request, Sampler, check_suffix, write_generated  # noqa: PLC0415
+    from training.generate.clip import check_suffix, write_clip  # noqa: PLC0415
+    from training.generate.request import Request  # noqa: PLC0415
+    from training.generate.sampler import Sampler  # noqa: PLC0415
     from training.run import read_recipe  # noqa: PLC0415
 
     changed: dict[str, float | int] = {}
@@ -129,13 +131,13 @@ def generate(
     with Progress(console=console, transient=True, disable=not console.is_terminal) as progress:
         bar = progress.add_task("sampling", total=sampling.steps)
         clip = sampler.generate(request, lambda done: progress.update(bar, completed=done))
-    write_generated(clip, out, scale=scale)
-    pictures = "no pictures"
-    if clip.pictures is not None:
-        frames, rows, columns = clip.pictures.shape[:3]
-        pictures = f"{frames} frames of {scale * columns} x {scale * rows}"
-    seconds = 0 if clip.sound is None else len(clip.sound) / clip.rate_hz
-    typer.echo(f"{out}: {pictures}, {seconds:.2f} s of sound")
+    write_clip(clip, out, scale=scale)
+    video_text = "no video"
+    if clip.frames is not None:
+        frames, rows, columns = clip.frames.shape[:3]
+        video_text = f"{frames} frames of {scale * columns} x {scale * rows}"
+    seconds = 0 if clip.audio is None else len(clip.audio) / clip.rate_hz
+    typer.echo(f"{out}: {video_text}, {seconds:.2f} s of audio")
 
 
 def plan_train(
@@ -148,7 +150,7 @@ def plan_train(
     utilisation: Annotated[
         float, typer.Option(min=0.01, max=1, help="Share of the peak that is reached.")
     ] = 0.4,
-    size: Annotated[str, typer.Option(metavar="WxH", help="Aspect of the pictures.")] = "1x1",
+    size: Annotated[str, typer.Option(metavar="WxH", help="Aspect of the video.")] = "1x1",
     as_json: AsJson = False,
 ) -> None:
     """Parameters, tokens, operations, memory and hours of a recipe. Allocates nothing."""

@@ -108,7 +108,7 @@ def conformed_frames(
 
 
 def sample_and_hold(
-    timed: Iterable[tuple[float, Shown]], start_s: float, *, frames: int, fps: int
+    timed: Iterable[tuple[float, Shown]], start_s: float, *, frames: int, fps: float
 ) -> Iterator[Shown]:
     """What each of `frames` output ticks shows.
 
@@ -136,7 +136,7 @@ def sample_and_hold(
         tick += 1
 
 
-def _half_tick_after(tick: int, start_s: float, fps: int) -> float:
+def _half_tick_after(tick: int, start_s: float, fps: float) -> float:
     return start_s + (2 * tick + 1) / (2 * fps) - _TIME_TOLERANCE_S
 
 

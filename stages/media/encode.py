@@ -12,7 +12,10 @@ import av
 import numpy as np
 import numpy.typing as npt
 import soundfile
+from av.audio.frame import AudioFrame
+from av.audio.stream import AudioStream
 from av.codec.context import Flags
+from av.container import OutputContainer
 from av.video.frame import PictureType, VideoFrame
 from av.video.reformatter import ColorPrimaries, ColorRange, Colorspace, ColorTrc
 from av.video.stream import VideoStream
@@ -56,33 +59,70 @@ def write_mp4(
     Returns:
         How many frames were written.
     """
+    with open_mp4(path) as container:
+        stream = add_h264(container, width=width, height=height, fps=fps, crf=crf, preset=preset)
+        return encode_frames(container, stream, frames)
+
+
+def open_mp4(path: Path) -> OutputContainer:
+    """An mp4 to write, overwritten; it starts to play at once, and has no creation time."""
     options = {"movflags": "+faststart", "fflags": "+bitexact"}
-    with av.open(str(path), "w", format="mp4", options=options) as container:
-        stream = container.add_stream("libx264", rate=fps)
-        assert isinstance(stream, VideoStream)
-        _configure(stream, width, height, fps)
-        stream.codec_context.options = {
-            "crf": str(crf),
-            "preset": preset,
-            "x264-params": X264_PARAMETERS,
-        }
-        count = 0
-        for frame in frames:
-            frame.pts = count
-            frame.time_base = Fraction(1, fps)
-            # The decoder's choice of frame type must not become the encoder's.
-            frame.pict_type = PictureType.NONE
-            container.mux(stream.encode(frame))
-            count += 1
-        container.mux(stream.encode(None))
+    return av.open(str(path), "w", format="mp4", options=options)
+
+
+def add_h264(
+    container: OutputContainer,
+    *,
+    width: int,
+    height: int,
+    fps: int | Fraction,
+    crf: int,
+    preset: str,
+) -> VideoStream:
+    """A stream of limited-range BT.709 video, encoded by one thread; arguments as `write_mp4`'s."""
+    stream = container.add_stream("libx264", rate=fps)
+    assert isinstance(stream, VideoStream)
+    _configure(stream, width, height, fps)
+    stream.codec_context.options = {
+        "crf": str(crf),
+        "preset": preset,
+        "x264-params": X264_PARAMETERS,
+    }
+    return stream
+
+
+def encode_frames(
+    container: OutputContainer, stream: VideoStream, frames: Iterable[VideoFrame]
+) -> int:
+    """Encode `yuv420p` frames at the stream's rate, the first at 0; returns how many there were."""
+    time_base = stream.codec_context.time_base
+    count = 0
+    for frame in frames:
+        frame.pts = count
+        frame.time_base = time_base
+        # The decoder's choice of frame type must not become the encoder's.
+        frame.pict_type = PictureType.NONE
+        container.mux(stream.encode(frame))
+        count += 1
+    container.mux(stream.encode(None))
     return count
 
 
-def _configure(stream: VideoStream, width: int, height: int, fps: int) -> None:
+def encode_mono(
+    container: OutputContainer, stream: AudioStream, samples: npt.NDArray[np.float32]
+) -> None:
+    """Encode float32 [samples], full scale at +-1, at the rate of a stream of one channel."""
+    frame = AudioFrame.from_ndarray(np.ascontiguousarray(samples[None]), "fltp", "mono")
+    frame.sample_rate = stream.codec_context.sample_rate
+    container.mux(stream.encode(frame))
+    container.mux(stream.encode(None))
+
+
+def _configure(stream: VideoStream, width: int, height: int, fps: int | Fraction) -> None:
     context = stream.codec_context
     context.width, context.height = width, height
     context.pix_fmt = "yuv420p"
-    context.time_base = Fraction(1, fps)
+    context.time_base = 1 / Fraction(fps)
     context.framerate = Fraction(fps)
     context.sample_aspect_ratio = Fraction(1)
     context.thread_count = 1

@@ -23,7 +23,7 @@ from curation.demo_bucket import (
     talking_face_clip,
 )
 from manifests.explore.open import inspect_sql, open_view
-from training.data.samples import verify_samples
+from training.data.verify import verify_samples
 
 FAST = VideoFormat(options={"preset": "ultrafast"})
 PACK = ["pack.area_px=16384", "pack.preset=ultrafast", "split.held_out_share=0.5"]

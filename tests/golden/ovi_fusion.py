@@ -9,7 +9,8 @@ import torch
 from torch import Tensor
 
 from tests.golden.files import Check, Checks, Golden, compare, not_implemented
-from training.models.ovi.model import OviModel, TowerConfiguration
+from training.models.ovi.model import OviModel
+from training.models.ovi.released import released_configuration
 
 _CASE = re.compile(r"out\.(?P<case>\w+)\.(?P<modality>video|audio)")
 
@@ -40,8 +41,7 @@ def check(golden: Golden) -> Checks:
 
 def _model(golden: Golden) -> OviModel:
     towers = (
-        TowerConfiguration.from_released(golden.metadata[name])
-        for name in ("video_config", "audio_config")
+        released_configuration(golden.metadata[name]) for name in ("video_config", "audio_config")
     )
     model = OviModel(*towers)
     weights = {

@@ -9,10 +9,11 @@ import torch
 
 from tests.conftest import SHARED
 from tests.support.command_line import twinreel
-from training.data.geometry import Geometry
+from training.data.geometry import geometry_of
 from training.data.order import Shape
+from training.models.family import TokenCounts
 from training.models.generator import build_generator
-from training.plan import activation_bytes
+from training.models.registry import find_family
 from training.recipe import load_recipe, recipe_names
 
 
@@ -41,8 +42,8 @@ def test_more_ranks_hold_less_each_and_finish_sooner() -> None:
     assert "parameters" in table.out
 
 
-def test_sound_turns_with_the_pictures() -> None:
-    assert Geometry(load_recipe("ovi")).rope_scale() == pytest.approx(0.19676, abs=5e-6)
+def test_audio_turns_with_the_video() -> None:
+    assert geometry_of(load_recipe("ovi")).latent_rate_ratio() == pytest.approx(0.19676, abs=5e-6)
 
 
 @pytest.mark.parametrize("name", recipe_names())
@@ -57,7 +58,7 @@ def test_recipes_survive_being_written(name: str, tmp_path_factory: pytest.TempP
 def test_activations_are_about_what_is_kept(dim: int) -> None:
     settings = (f"model.dim={dim}", f"model.ffn_dim={4 * dim}", "precision=fp32")
     recipe = load_recipe("tiny", settings)
-    generator, geometry = build_generator(recipe), Geometry(recipe)
+    generator, geometry = build_generator(recipe), geometry_of(recipe)
     shape = Shape(121, 32, 64, 80_667)
     kept: dict[int, int] = {}
 
@@ -71,10 +72,13 @@ def test_activations_are_about_what_is_kept(dim: int) -> None:
         outputs = generator(
             torch.randn(1, *geometry.video_latent(shape)),
             torch.randn(1, *geometry.audio_latent(shape)),
-            torch.tensor([500.0]),
+            torch.tensor([0.5]),
             ["words"],
         )
     assert all(output is not None for output in outputs)
     counted = sum(size for at, size in kept.items() if at not in parameters)
-    estimate = activation_bytes(recipe, geometry.video_tokens(shape), geometry.audio_tokens(shape))
+    tokens = TokenCounts(geometry.video_tokens(shape), geometry.audio_tokens(shape), 0)
+    estimate = find_family("ovi").activation_bytes(
+        recipe.model, tokens, matmul_bytes=4, recompute=False
+    )
     assert estimate == pytest.approx(counted, rel=0.25)

@@ -1,4 +1,8 @@
-"""What a codec is: pictures or sound to latents of about unit variance, and back."""
+"""What a codec is: frames or audio to latents of about unit variance, and back.
+
+A codec has a settings class, which knows its lengths before anything is built: plans and shapes
+are worked out of it alone.
+"""
 
 from __future__ import annotations
 
@@ -6,47 +10,34 @@ import abc
 
 from torch import Tensor, nn
 
+from manifests.errors import UsageError
+from manifests.settings import Settings
+
 
 class VideoCodec(nn.Module, abc.ABC):
-    """Pictures to latents and back. The first picture is a latent of its own (causal in time).
-
-    Attributes:
-        channels: of a latent.
-        stride: pictures, rows and columns a latent.
-    """
-
-    channels: int
-    stride: tuple[int, int, int]
+    """Frames to latents and back. The first frame is a latent of its own (causal in time)."""
 
     @abc.abstractmethod
-    def encode(self, pictures: Tensor) -> Tensor:
+    def encode(self, frames: Tensor) -> Tensor:
         """Latents [B, channels, F, H, W].
 
         Args:
-            pictures: [B, 3, 1 + (F - 1) * stride, rows, columns], RGB in [-1, 1].
+            frames: [B, 3, 1 + (F - 1) * stride, rows, columns], RGB in [-1, 1].
         """
 
     @abc.abstractmethod
     def decode(self, latent: Tensor) -> Tensor:
-        """Pictures [B, 3, 1 + (F - 1) * stride, rows, columns] in [-1, 1]."""
+        """Frames [B, 3, 1 + (F - 1) * stride, rows, columns] in [-1, 1]."""
 
 
 class AudioCodec(nn.Module, abc.ABC):
-    """Sound to latents and back.
+    """Waveforms to latents and back.
 
     Attributes:
-        channels: of a latent.
         rate_hz: sample rate.
-        stride: samples a latent.
     """
 
-    channels: int
     rate_hz: int
-    stride: int
-
-    @abc.abstractmethod
-    def length(self, samples: int) -> int:
-        """How many latents a waveform has."""
 
     @abc.abstractmethod
     def encode(self, waveform: Tensor) -> Tensor:
@@ -57,6 +48,84 @@ class AudioCodec(nn.Module, abc.ABC):
         """A waveform [B, length * stride] in [-1, 1]."""
 
 
-def latent_frames(frames: int, stride: int) -> int:
-    """Latent frames of a clip; pictures beyond the last whole group are not encoded."""
-    return 1 + (frames - 1) // stride
+class VideoCodecSettings(Settings, abc.ABC):
+    """Settings of a video codec."""
+
+    @property
+    @abc.abstractmethod
+    def channels(self) -> int:
+        """Of a latent."""
+
+    @property
+    @abc.abstractmethod
+    def stride(self) -> tuple[int, int, int]:
+        """Frames, rows and columns a latent."""
+
+    @abc.abstractmethod
+    def build(self) -> VideoCodec:
+        """The codec.
+
+        Raises:
+            UsageError: `part_unavailable`.
+        """
+
+    def latent_frames(self, frames: int) -> int:
+        """Latent frames of a clip; what fills no group after the first frame is left out."""
+        return 1 + (frames - 1) // self.stride[0] if frames else 0
+
+    def used_frames(self, frames: int) -> int:
+        """How many of a clip's frames are in its latents."""
+        return 1 + (self.latent_frames(frames) - 1) * self.stride[0] if frames else 0
+
+    def latent_shape(self, frames: int, height: int, width: int) -> tuple[int, int, int, int]:
+        """Channels, latent frames, latent rows and latent columns."""
+        _, rows, columns = self.stride
+        return self.channels, self.latent_frames(frames), height // rows, width // columns
+
+
+class AudioCodecSettings(Settings, abc.ABC):
+    """Settings of an audio codec.
+
+    Attributes:
+        rate_hz: sample rate.
+    """
+
+    rate_hz: int
+
+    @property
+    @abc.abstractmethod
+    def channels(self) -> int:
+        """Of a latent."""
+
+    @property
+    @abc.abstractmethod
+    def stride(self) -> int:
+        """Samples a latent."""
+
+    @abc.abstractmethod
+    def latent_length(self, samples: int) -> int:
+        """Latents of a waveform; 0 if it is too short for one."""
+
+    @abc.abstractmethod
+    def build(self) -> AudioCodec:
+        """The codec.
+
+        Raises:
+            UsageError: `part_unavailable`.
+        """
+
+
+def part_unavailable(part: str, kind: str) -> UsageError:
+    """The error for a part that a recipe may name and that has no code or weights yet.
+
+    Args:
+        part: the recipe's key.
+        kind: what it says there.
+    """
+    return UsageError(
+        "part_unavailable",
+        f"This version can plan with '{kind}' but not run it.",
+        subject=part,
+        remedy="Take one that needs no weights (see the recipe `tiny`), or wait for the release"
+        " that brings it.",
+    )

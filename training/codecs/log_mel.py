@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from typing import Literal
+
 import numpy as np
 import torch
 import torch.nn.functional as F  # noqa: N812 - the name that every torch user knows
+from pydantic import Field
 from torch import Tensor
 
-from training.codecs.codec import AudioCodec
+from training.codecs.codec import AudioCodec, AudioCodecSettings
 
 WINDOW = 1024
 HOP = 256
@@ -45,12 +48,36 @@ def log_mel(waveform: Tensor, filters: Tensor) -> Tensor:
     return (filters @ magnitude).clamp(min=_MEL_FLOOR).log10()
 
 
-def latent_length(samples: int, stride: int) -> int:
-    """Latents of a waveform, `stride` samples each; what no latent fills is left out.
+def spectrum_count(samples: int) -> int:
+    """Spectra of a waveform; one shorter than a window has none."""
+    return samples // HOP if samples >= WINDOW else 0
 
-    A waveform shorter than a window has none.
-    """
-    return samples // HOP // (stride // HOP) if samples >= WINDOW else 0
+
+class LogMelSettings(AudioCodecSettings):
+    """Log-mel spectra: needs no weights."""
+
+    kind: Literal["log-mel"]
+    rate_hz: int = Field(16_000, ge=1000, description="sample rate")
+    mels: int = Field(64, ge=1, description="filters")
+    frames: int = Field(2, ge=1, description="spectra, of 256 samples each, a latent")
+
+    @property
+    def channels(self) -> int:
+        """Of a latent."""
+        return self.mels
+
+    @property
+    def stride(self) -> int:
+        """Samples a latent."""
+        return HOP * self.frames
+
+    def latent_length(self, samples: int) -> int:
+        """Latents of a waveform; a remainder is left out."""
+        return spectrum_count(samples) // self.frames
+
+    def build(self) -> LogMel:
+        """The codec."""
+        return LogMel(rate_hz=self.rate_hz, mels=self.mels, frames=self.frames)
 
 
 class LogMel(AudioCodec):
@@ -65,15 +92,11 @@ class LogMel(AudioCodec):
 
     def __init__(self, *, rate_hz: int, mels: int, frames: int, iterations: int = 64) -> None:
         super().__init__()
-        self.rate_hz, self.channels, self.frames = rate_hz, mels, frames
+        self.rate_hz, self.frames = rate_hz, frames
         self.stride = HOP * frames
         self.iterations = iterations
         self.register_buffer("filters", mel_filters(rate_hz, mels), persistent=False)
         self.filters: Tensor
-
-    def length(self, samples: int) -> int:
-        """How many latents a waveform has; a remainder is left out."""
-        return latent_length(samples, self.stride)
 
     def encode(self, waveform: Tensor) -> Tensor:
         """Latents [B, length, mels] of a waveform [B, samples]."""

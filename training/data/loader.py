@@ -1,4 +1,4 @@
-"""Batches for one rank: read ahead, checked, decoded, encoded, remembered."""
+"""Batches for one rank: read ahead, checked, decoded, encoded, kept in memory."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ import torch
 from torch import Tensor
 
 from manifests.store.storage import open_storage
-from training.codecs import AudioCodec, VideoCodec
-from training.data.media import read_pictures, read_sound
+from training.codecs.codec import AudioCodec, VideoCodec
+from training.data.media import read_frames, read_waveform
 from training.data.order import GlobalBatch, Position, Shape
 from training.data.samples import KeptSample, read_members
 
@@ -61,12 +61,12 @@ class RankBatch:
 
 
 class SampleReader:
-    """Samples as latents, remembered as far as memory is allowed.
+    """Reads samples as latents, and keeps them as far as memory is allowed.
 
     Args:
         out: where the shards lie.
-        video_codec: of the pictures.
-        audio_codec: of the sound.
+        video_codec: of the video.
+        audio_codec: of the audio.
         cache_mb: memory for encoded samples.
     """
 
@@ -94,8 +94,8 @@ class SampleReader:
         encoded = self._encode(sample, shape)
         with self._lock:
             if name not in self._cache and encoded.nbytes() <= self._room:
-                # What is in stays in: an epoch asks for each sample once, and making room for one
-                # would throw out another that comes just as soon.
+                # Nothing is thrown out: an epoch asks for each sample once, so that another sample
+                # is needed just as soon as this one.
                 self._cache[name] = encoded
                 self._room -= encoded.nbytes()
         return encoded
@@ -107,7 +107,7 @@ class SampleReader:
         video = audio = None
         if shape.frames:
             extension = "video.npy" if "video.npy" in members else "mp4"
-            pictures = read_pictures(
+            frames = read_frames(
                 members[extension],
                 extension,
                 frames=shape.frames,
@@ -115,15 +115,15 @@ class SampleReader:
                 height=shape.height,
                 subject=subject,
             )
-            video = self._video_codec.encode(pictures[None])[0]
+            video = self._video_codec.encode(frames[None])[0]
         if shape.audio_samples:
-            sound = read_sound(
+            waveform = read_waveform(
                 members["flac"] if "flac" in members else members["wav"],
                 samples=shape.audio_samples,
                 rate_hz=self._audio_codec.rate_hz,
                 subject=subject,
             )
-            audio = self._audio_codec.encode(sound[None])[0]
+            audio = self._audio_codec.encode(waveform[None])[0]
         return Encoded(video, audio)
 
 

@@ -18,10 +18,10 @@ class Shape:
     """What samples of a micro-step have in common.
 
     Attributes:
-        frames: pictures that are used; 0 without pictures.
+        frames: that are used; 0 without video.
         height: rows that are used.
         width: columns that are used.
-        audio_samples: of the waveform; 0 without sound.
+        audio_samples: of the waveform; 0 without audio.
     """
 
     frames: int

@@ -1,8 +1,7 @@
-"""From a trained run and a prompt to a clip with picture and sound."""
+"""A run's newest checkpoint as a sampler: from a request to a clip with video and audio."""
 
 from __future__ import annotations
 
-import dataclasses
 from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
@@ -11,54 +10,20 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from manifests.errors import MediaError, UsageError
 from training.checkpoint import latest_checkpoint, load_weights, missing_checkpoint
-from training.codecs import AudioCodec, VideoCodec
-from training.data.geometry import Geometry
-from training.data.media import read_picture, read_sound_file, read_video_file, write_clip
+from training.codecs.codec import AudioCodec, VideoCodec
+from training.data.geometry import geometry_of
 from training.data.order import Shape
-from training.models.generator import Generator, build_codecs, build_generator
-from training.models.ovi.model import TIMESTEPS
+from training.generate.clip import Clip
+from training.generate.given import displayed_size, read_audio, read_image, read_video
+from training.generate.request import Request, task_of
+from training.models.generator import Generator, build_generator
 from training.objective.flow import integrate, sigma_grid
 from training.objective.keys import generator as keyed
-from training.objective.loss import MODALITIES, given_latents, given_tokens
-from training.objective.tasks import TASKS, Task, TaskName
-from training.recipe import Recipe, SamplingSettings
+from training.objective.loss import given_latents, given_tokens
+from training.objective.tasks import MODALITIES, TASKS, Task
+from training.recipe import SamplingSettings
 from training.run import read_dataset, read_recipe
-
-
-@dataclasses.dataclass(frozen=True)
-class Request:
-    """What is to be generated.
-
-    Attributes:
-        prompt: what is seen and heard, in the words of the captions trained on.
-        image: a picture that the clip begins with.
-        video: a video that sound is made for, or that is extended or filled in.
-        audio: a sound file that pictures are made for.
-        task: None for the one that follows from what is given.
-        aspect: columns and rows in any unit; None for that of the image or the video, else the
-            run's most common shape.
-        seed: of the noise.
-    """
-
-    prompt: str
-    image: Path | None = None
-    video: Path | None = None
-    audio: Path | None = None
-    task: TaskName | None = None
-    aspect: tuple[int, int] | None = None
-    seed: int = 0
-
-
-@dataclasses.dataclass(frozen=True)
-class Clip:
-    """What came out: uint8 RGB [frames, rows, columns, 3] and float32 [samples], if asked for."""
-
-    pictures: np.ndarray | None
-    sound: np.ndarray | None
-    fps: float
-    rate_hz: int
 
 
 class Sampler:
@@ -74,18 +39,18 @@ class Sampler:
     """
 
     def __init__(self, run: Path, sampling: SamplingSettings | None = None) -> None:
-        self.recipe: Recipe = read_recipe(run)
-        self.sampling = sampling or self.recipe.sampling
+        recipe = read_recipe(run)
+        self.sampling = sampling or recipe.sampling
+        self.geometry = geometry_of(recipe)
         self.device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
         checkpoint = latest_checkpoint(run)
         if checkpoint is None:
             raise missing_checkpoint(run)
-        self.generator: Generator = build_generator(self.recipe)
+        self.generator: Generator = build_generator(recipe)
         load_weights(checkpoint, self.generator)
         self.generator.to(self.device).eval()
-        video_codec, audio_codec = build_codecs(self.recipe)
-        self.video_codec: VideoCodec = video_codec.to(self.device).eval()
-        self.audio_codec: AudioCodec = audio_codec.to(self.device).eval()
+        self.video_codec: VideoCodec = recipe.video.codec.build().to(self.device).eval()
+        self.audio_codec: AudioCodec = recipe.audio.codec.build().to(self.device).eval()
         self._shapes = Counter(
             (sample.width, sample.height) for sample in read_dataset(run).train if sample.frames
         )
@@ -95,11 +60,11 @@ class Sampler:
         """Generate a clip as long as those trained on.
 
         Raises:
-            UsageError: `task_needs`: the task needs an image or a sound that is not given.
-            MediaError: `image_unreadable` or `sound_unreadable`.
+            UsageError: `task_needs`: the task needs an image, a video or audio that is not given.
+            MediaError: `image_unreadable`, `video_unreadable` or `sound_unreadable`.
         """
-        task = TASKS[_task_of(request)]
-        shape = Geometry(self.recipe).clip(*self._aspect(request))
+        task = TASKS[task_of(request)]
+        shape = self.geometry.clip(*self._aspect(request))
         video, audio = self._given(request, shape, task)
         latents = self._sample(request, task, video, audio, on_step)
         if task.video is not None:
@@ -107,9 +72,9 @@ class Sampler:
         if task.audio is not None:
             audio = latents[0]
         return Clip(
-            None if task.video is None or video is None else self._pictures(video),
-            None if task.audio is None or audio is None else self._sound(audio, shape, request),
-            self.recipe.video.fps,
+            None if task.video is None or video is None else self._frames(video),
+            None if task.audio is None or audio is None else self._audio(audio, shape, request),
+            self.geometry.video.fps,
             self.audio_codec.rate_hz,
         )
 
@@ -118,41 +83,33 @@ class Sampler:
             return request.aspect
         seen = request.image or request.video
         if seen is not None:
-            rows, columns = read_picture(seen).shape[:2]
-            return columns, rows
+            return displayed_size(seen)
         return self._shapes.most_common(1)[0][0] if self._shapes else (16, 9)
 
     def _given(
         self, request: Request, shape: Shape, task: Task
     ) -> tuple[Tensor | None, Tensor | None]:
         """Clean latents [1, ...] of both modalities, zeros where nothing is given."""
-        geometry = Geometry(self.recipe)
         video = audio = None
+        size = {"width": shape.width, "height": shape.height}
         if task.video is not None:
-            video = torch.zeros(1, *geometry.video_latent(shape), device=self.device)
+            video = torch.zeros(1, *self.geometry.video_latent(shape), device=self.device)
             if request.image is not None:
-                picture = read_picture(request.image, width=shape.width, height=shape.height)
-                pixels = torch.from_numpy(picture.copy()).to(self.device).float() / 127.5 - 1
-                video[:, :, :1] = self.video_codec.encode(pixels.permute(2, 0, 1)[None, :, None])
+                image = read_image(request.image, **size)
+                video[:, :, :1] = self.video_codec.encode(image.to(self.device)[None])
             if request.video is not None:
-                pictures = read_video_file(
-                    request.video,
-                    frames=shape.frames,
-                    fps=self.recipe.video.fps,
-                    width=shape.width,
-                    height=shape.height,
-                )
-                video = self.video_codec.encode(pictures.to(self.device)[None])
+                fps = self.geometry.video.fps
+                frames = read_video(request.video, frames=shape.frames, fps=fps, **size)
+                video = self.video_codec.encode(frames.to(self.device)[None])
         if task.audio is not None:
-            audio = torch.zeros(1, *geometry.audio_latent(shape), device=self.device)
+            audio = torch.zeros(1, *self.geometry.audio_latent(shape), device=self.device)
             if request.audio is not None:
-                sound = self._given_sound(request.audio, shape)
-                audio = self.audio_codec.encode(sound.to(self.device)[None])
+                waveform = self._given_audio(request.audio, shape)
+                audio = self.audio_codec.encode(waveform.to(self.device)[None])
         return video, audio
 
-    def _given_sound(self, path: Path, shape: Shape) -> Tensor:
-        sound = read_sound_file(path, rate_hz=self.audio_codec.rate_hz)[: shape.audio_samples]
-        return torch.nn.functional.pad(sound, (0, shape.audio_samples - len(sound)))
+    def _given_audio(self, path: Path, shape: Shape) -> Tensor:
+        return read_audio(path, samples=shape.audio_samples, rate_hz=self.audio_codec.rate_hz)
 
     def _sample(
         self,
@@ -173,7 +130,7 @@ class Sampler:
             masks.append(given_latents(part, data, side))
             noise = torch.randn(data.shape, generator=keyed("sample", side, request.seed))
             noises.append(noise.to(self.device))
-            given[f"{side}_given"] = given_tokens(part, data, side, self.generator)
+            given[f"{side}_given"] = given_tokens(part, data, side, self.generator.patch)
         start = tuple(
             torch.where(mask, data, noise)
             for mask, data, noise in zip(masks, clean, noises, strict=True)
@@ -201,16 +158,16 @@ class Sampler:
         rest = list(latents)
         video = rest.pop(0) if task.video is not None else None
         audio = rest.pop(0) if task.audio is not None else None
-        timestep = torch.full((1,), TIMESTEPS * sigma, device=self.device)
+        level = torch.full((1,), sigma, device=self.device)
         settings = self.sampling
-        wanted = self.generator(video, audio, timestep, [prompt], **given)
+        wanted = self.generator(video, audio, level, [prompt], **given)
         strengths = (settings.video_guidance, settings.audio_guidance)
         if strengths == (1.0, 1.0):
             return [velocity for velocity in wanted if velocity is not None]
         unwanted = self.generator(
             video,
             audio,
-            timestep,
+            level,
             [settings.video_negative],
             audio_prompts=[settings.audio_negative],
             skip_blocks=() if settings.skip_block is None else (settings.skip_block,),
@@ -222,94 +179,12 @@ class Sampler:
             if velocity is not None
         ]
 
-    def _pictures(self, latent: Tensor) -> np.ndarray:
+    def _frames(self, latent: Tensor) -> np.ndarray:
         pixels = self.video_codec.decode(latent)[0].permute(1, 2, 3, 0)
         return ((pixels + 1) * 127.5).round().clamp(0, 255).byte().cpu().numpy()
 
-    def _sound(self, latent: Tensor, shape: Shape, request: Request) -> np.ndarray:
+    def _audio(self, latent: Tensor, shape: Shape, request: Request) -> np.ndarray:
         if request.audio is not None:
-            return self._given_sound(request.audio, shape).numpy()
-        sound = self.audio_codec.decode(latent)[0].cpu().numpy()[: shape.audio_samples]
-        return np.pad(sound, (0, shape.audio_samples - len(sound)))
-
-
-def write_generated(clip: Clip, out: Path, *, scale: int = 1) -> None:
-    """Write a clip as an mp4.
-
-    Args:
-        clip: from `Sampler.generate`.
-        out: the file.
-        scale: columns and rows written for each generated one, to see small models' pictures.
-
-    Raises:
-        UsageError: `not_an_mp4`.
-        MediaError: `not_written`.
-    """
-    check_suffix(out)
-    pictures = clip.pictures
-    if pictures is not None and scale > 1:
-        pictures = pictures.repeat(scale, axis=1).repeat(scale, axis=2)
-    try:
-        write_clip(out, pictures, clip.sound, fps=clip.fps, rate_hz=clip.rate_hz)
-    except OSError as error:
-        raise MediaError(
-            "not_written", f"The clip cannot be written ({error}).", subject=str(out)
-        ) from error
-
-
-def check_suffix(out: Path) -> None:
-    """See that a file is to be an mp4, before the time to make it is spent.
-
-    Raises:
-        UsageError: `not_an_mp4`.
-    """
-    if out.suffix.lower() != ".mp4":
-        raise UsageError(
-            "not_an_mp4",
-            "Clips are written as mp4.",
-            subject=str(out),
-            remedy="Give it a name that ends in .mp4.",
-        )
-
-
-def _task_of(request: Request) -> TaskName:
-    """The task that was asked for, or that follows from what is given.
-
-    Raises:
-        UsageError: `task_needs`.
-    """
-    has = {name for name in ("image", "video", "audio") if getattr(request, name) is not None}
-    by_given: dict[frozenset[str], TaskName] = {
-        frozenset(): "t2av",
-        frozenset({"image"}): "i2av",
-        frozenset({"video"}): "v2a",
-        frozenset({"audio"}): "a2v",
-    }
-    name = request.task or by_given.get(frozenset(has))
-    if name is None:
-        raise UsageError(
-            "task_needs",
-            "No task is given all of these at once.",
-            subject=" ".join(f"--{one}" for one in sorted(has)),
-            remedy="Give one of them.",
-        )
-    needs = _NEEDS.get(name, set())
-    if has != needs:
-        wanted = f"needs --{' and --'.join(sorted(needs))}" if needs else "is given nothing"
-        raise UsageError(
-            "task_needs",
-            f"This task {wanted}.",
-            subject=f"--task {name}",
-            remedy="Leave --task out to have it chosen by what is given.",
-        )
-    return name
-
-
-_NEEDS: dict[TaskName, set[str]] = {
-    "i2av": {"image"},
-    "i2v": {"image"},
-    "a2v": {"audio"},
-    "v2a": {"video"},
-    "extend": {"video"},
-    "interpolate": {"video"},
-}
+            return self._given_audio(request.audio, shape).numpy()
+        waveform = self.audio_codec.decode(latent)[0].cpu().numpy()[: shape.audio_samples]
+        return np.pad(waveform, (0, shape.audio_samples - len(waveform)))

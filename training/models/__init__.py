@@ -1,1 +1,1 @@
-"""The model families: plain modules that know nothing of parallelism, data or training."""
+"""Model families behind one spec: modules that know nothing of ranks, data or training."""

@@ -1,4 +1,4 @@
-"""A recipe's parts, built."""
+"""A joint generator: a family's model with its text encoder, as a recipe describes them."""
 
 from __future__ import annotations
 
@@ -9,53 +9,69 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from manifests.errors import UsageError
-from training.codecs import AudioCodec, LogMel, PixelPatches, VideoCodec
-from training.data.geometry import Geometry
-from training.models.ovi.model import OviModel, TowerConfiguration
+from training.data.geometry import geometry_of
+from training.models.family import InputFormat, JointModel
+from training.models.registry import find_family
 from training.objective.keys import key
-from training.recipe import (
-    ByteTextSettings,
-    LogMelSettings,
-    PixelPatchesSettings,
-    Recipe,
-)
-from training.text.encoder import ByteEncoder, TextEncoder
+from training.recipe import Recipe
+from training.text.encoder import TextEncoder
 
 
 class Generator(nn.Module):
-    """A joint generator with its text encoder: all that a run trains and a checkpoint holds."""
+    """A joint model with its text encoder: all that a run trains and a checkpoint holds.
 
-    def __init__(self, model: OviModel, text_encoder: TextEncoder) -> None:
+    Args:
+        model: predicts velocities.
+        text_encoder: of its prompts.
+        timestep_scale: the model's timestep at noise level 1.
+        patch: video latents a token along time, rows and columns.
+        units: names of the parts that are sharded and recomputed as one, from here.
+    """
+
+    def __init__(
+        self,
+        model: JointModel,
+        text_encoder: TextEncoder,
+        *,
+        timestep_scale: float,
+        patch: tuple[int, int, int],
+        units: Sequence[str],
+    ) -> None:
         super().__init__()
         self.model = model
         self.text_encoder = text_encoder
+        self.timestep_scale = timestep_scale
+        self.patch = patch
+        self.units = tuple(units)
 
     def forward(
         self,
         video: Tensor | None,
         audio: Tensor | None,
-        timestep: Tensor,
+        sigma: Tensor,
         prompts: Sequence[str],
         *,
+        audio_sigma: Tensor | None = None,
         audio_prompts: Sequence[str] | None = None,
         **conditions: Any,  # noqa: ANN401 - those of the model
     ) -> tuple[Tensor | None, Tensor | None]:
-        """Velocities of both latents, as the model's `forward` with prompts for text.
+        """Velocities of both latents, as `JointModel.forward` with prompts for text.
 
         Args:
             video: noisy latent [B, C, F, H, W] or None.
             audio: noisy latent [B, L, C] or None.
-            timestep: [B] in 0..1000.
+            sigma: noise levels [B] in 0..1.
             prompts: one a sample.
-            audio_prompts: the sound's own, where they differ.
-            conditions: further arguments of `OviModel.forward`.
+            audio_sigma: the audio's own, where they differ.
+            audio_prompts: the audio's own, where they differ.
+            conditions: further arguments of `JointModel.forward`.
         """
-        text = self.text_encoder(prompts)
+        if audio_sigma is not None:
+            conditions["audio_timestep"] = self.timestep_scale * audio_sigma
         if audio_prompts is not None:
             conditions["audio_text"] = self.text_encoder(audio_prompts)
         velocities: tuple[Tensor | None, Tensor | None] = self.model(
-            video, audio, timestep, text, **conditions
+            video, audio, self.timestep_scale * sigma, self.text_encoder(prompts), **conditions
         )
         return velocities
 
@@ -66,75 +82,39 @@ def build_generator(recipe: Recipe) -> Generator:
     Raises:
         UsageError: `part_unavailable`: the recipe names a text encoder that is not there yet.
     """
-    settings = recipe.text
-    if not isinstance(settings, ByteTextSettings):
-        raise _unavailable("text", settings.kind)
+    family = find_family(recipe.model.family)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(key("initialise", recipe.seed))
-        text_encoder = ByteEncoder(
-            dim=settings.dim,
-            length=settings.length,
-            stride=settings.stride,
-            layers=settings.layers,
-            heads=settings.heads,
-        )
-        generator = Generator(build_model(recipe), text_encoder)
+        text_encoder = recipe.text.build()
+        model = build_model(recipe)
+    generator = Generator(
+        model,
+        text_encoder,
+        timestep_scale=family.timestep_scale,
+        patch=family.patch(recipe.model),
+        units=[f"model.{name}" for name in family.units(model)],
+    )
     for name, parameter in generator.named_parameters():
-        parameter.requires_grad_(is_trainable(name, recipe))
+        parameter.requires_grad_(is_trainable(name, recipe.trainable))
     return generator
 
 
-def build_model(recipe: Recipe) -> OviModel:
+def build_model(recipe: Recipe) -> JointModel:
     """The model alone; under `torch.device("meta")` it costs nothing."""
-    model, geometry = recipe.model, Geometry(recipe)
-    towers = [
-        TowerConfiguration(
-            channels=channels,
-            dim=model.dim,
-            ffn_dim=model.ffn_dim,
-            freq_dim=model.freq_dim,
-            heads=model.heads,
-            layers=model.layers,
-            text_dim=recipe.text.dim,
-            text_length=recipe.text.length,
-            patch_size=patch,
-            rope_scale=scale,
-        )
-        for channels, patch, scale in (
-            (recipe.video.codec.channels, model.patch, 1.0),
-            (recipe.audio.codec.channels, (1, 1, 1), geometry.rope_scale()),
-        )
-    ]
-    return OviModel(*towers)
+    return find_family(recipe.model.family).build(recipe.model, input_format(recipe))
 
 
-def build_codecs(recipe: Recipe) -> tuple[VideoCodec, AudioCodec]:
-    """The codecs of a recipe.
-
-    Raises:
-        UsageError: `part_unavailable`: the recipe names a codec that is not there yet.
-    """
-    video, audio = recipe.video.codec, recipe.audio.codec
-    if not isinstance(video, PixelPatchesSettings):
-        raise _unavailable("video.codec", video.kind)
-    if not isinstance(audio, LogMelSettings):
-        raise _unavailable("audio.codec", audio.kind)
-    return (
-        PixelPatches(patch=video.patch, frames=video.frames, terms=video.terms),
-        LogMel(rate_hz=audio.rate_hz, mels=audio.mels, frames=audio.frames),
+def input_format(recipe: Recipe) -> InputFormat:
+    """What a recipe's codecs and text encoder hand to its model."""
+    return InputFormat(
+        video_channels=recipe.video.codec.channels,
+        audio_channels=recipe.audio.codec.channels,
+        text_dim=recipe.text.dim,
+        text_length=recipe.text.length,
+        latent_rate_ratio=geometry_of(recipe).latent_rate_ratio(),
     )
 
 
-def is_trainable(name: str, recipe: Recipe) -> bool:
+def is_trainable(name: str, patterns: Sequence[str]) -> bool:
     """Whether a parameter is trained, by its name and the recipe's patterns."""
-    return any(fnmatch.fnmatchcase(name, pattern) for pattern in recipe.trainable)
-
-
-def _unavailable(part: str, kind: str) -> UsageError:
-    return UsageError(
-        "part_unavailable",
-        f"This version can plan with '{kind}' but not run it.",
-        subject=part,
-        remedy="Take one that needs no weights (see the recipe `tiny`), or wait for the release"
-        " that brings it.",
-    )
+    return any(fnmatch.fnmatchcase(name, pattern) for pattern in patterns)

@@ -1,4 +1,4 @@
-"""What is given and what is generated: one algebra for every task.
+"""Tasks: what is given and what is generated, in one algebra.
 
 A given token is clean, has timestep 0 and no loss. A modality that is absent is neither seen nor
 generated: its tower does not run.
@@ -12,6 +12,8 @@ from typing import Literal, get_args
 import torch
 from torch import Tensor
 
+Modality = Literal["video", "audio"]
+MODALITIES: tuple[Modality, Modality] = ("video", "audio")
 TaskName = Literal["t2av", "i2av", "t2v", "i2v", "t2a", "a2v", "v2a", "extend", "interpolate"]
 
 
@@ -48,7 +50,7 @@ class Task:
     video: Part | None
     audio: Part | None
 
-    def generated(self, modality: Literal["video", "audio"], frames: int) -> int:
+    def generated(self, modality: Modality, frames: int) -> int:
         """How many latent frames of a modality are generated, of `frames`."""
         part: Part | None = getattr(self, modality)
         return 0 if part is None else int((~part.given(frames)).sum())
@@ -67,7 +69,7 @@ TASKS: dict[TaskName, Task] = {
         Task("t2a", None, _GENERATED),
         Task("a2v", _GENERATED, _GIVEN),
         Task("v2a", _GIVEN, _GENERATED),
-        # The sound of a continued or filled-in clip is made with its pictures.
+        # The audio of a continued or filled-in clip is made with its frames.
         Task("extend", Part(first=4), _GENERATED),
         Task("interpolate", Part(first=1, last=1), _GENERATED),
     )

@@ -19,7 +19,8 @@ from stages.media.formats import FORMATS
 from stages.media.open import open_container, open_media
 from stages.media.probe import probe
 from tests.support.moto_bucket import moto_bucket, upload_folder
-from training.data.media import read_picture, read_pictures, read_sound_file, read_video_file
+from training.data.media import read_frames
+from training.generate.given import read_audio, read_image, read_video
 
 _SECRET, _OWN = 220, 40
 """Grey of the neighbours that nobody listed, and of the files themselves."""
@@ -143,19 +144,20 @@ def test_a_pattern_is_a_name_like_any_other(tmp_path: Path, name: str) -> None:
     with open_media(uri) as container:
         (frame,) = container.decode(video=0)
     assert frame.to_ndarray(format="rgb24").mean() == pytest.approx(_OWN, abs=1)
-    assert read_picture(tmp_path / name).mean() == pytest.approx(_OWN, abs=1)
+    image = (read_image(tmp_path / name, width=64, height=48) + 1) * 127.5
+    assert float(image.mean()) == pytest.approx(_OWN, abs=1)
 
 
 @pytest.mark.parametrize("name", [name for name in REFUSED if name != "reference.mov"])
 def test_samples_and_given_parts_name_no_files_either(folder: Path, name: str) -> None:
     path = folder / "listed" / name
     readers: tuple[Callable[[], object], ...] = (
-        lambda: read_pictures(
+        lambda: read_frames(
             path.read_bytes(), "mp4", frames=1, width=64, height=48, subject="sample"
         ),
-        lambda: read_picture(path),
-        lambda: read_video_file(path, frames=1, fps=10.0, width=64, height=48),
-        lambda: read_sound_file(path, rate_hz=16000),
+        lambda: read_image(path, width=64, height=48),
+        lambda: read_video(path, frames=1, fps=10.0, width=64, height=48),
+        lambda: read_audio(path, samples=100, rate_hz=16000),
     )
     codes = []
     for read in readers:

@@ -13,25 +13,17 @@ from torch import Tensor
 
 from curation.cli.training import read_snapshot
 from manifests.errors import MediaError, StorageError
-from tests.training.conftest import TINY
-from training.codecs import PixelPatches
-from training.data.geometry import Geometry
+from training.codecs.pixels import PixelPatches
+from training.data.geometry import geometry_of
 from training.data.loader import Loader, SampleReader
 from training.data.order import GlobalBatch, Position, Shape
 from training.data.snapshot import Snapshot
-from training.distributed import join_ranks, leave_ranks
-from training.metrics.held_out import held_out_loss
-from training.models.generator import build_codecs, build_generator
-from training.objective.loss import rate_factor
 from training.recipe import Recipe, load_recipe
-from training.train import build_optimizer
 
 
 @pytest.fixture(scope="module")
-def recipe(tmp_path_factory: pytest.TempPathFactory) -> Recipe:
-    path = tmp_path_factory.mktemp("loader") / "recipe.yaml"
-    path.write_text(TINY)
-    return load_recipe(path)
+def recipe(recipe_file: Path) -> Recipe:
+    return load_recipe(recipe_file)
 
 
 @pytest.fixture(scope="module")
@@ -40,25 +32,25 @@ def snapshot(curated: Path) -> Snapshot:
 
 
 class CountingPatches(PixelPatches):
-    """Counts how often pictures are encoded."""
+    """Counts how often frames are encoded."""
 
     calls = 0
 
-    def encode(self, pictures: Tensor) -> Tensor:
+    def encode(self, frames: Tensor) -> Tensor:
         self.calls += 1
-        return super().encode(pictures)
+        return super().encode(frames)
 
 
 def reader_of(
     snapshot: Snapshot, recipe: Recipe, cache_mb: int
 ) -> tuple[SampleReader, CountingPatches]:
     patches = CountingPatches(patch=4, frames=8, terms=1)
-    audio = build_codecs(recipe)[1]
+    audio = recipe.audio.codec.build()
     return SampleReader(snapshot.out, patches, audio, cache_mb=cache_mb), patches
 
 
 def test_what_is_remembered_is_not_read_again(snapshot: Snapshot, recipe: Recipe) -> None:
-    geometry = Geometry(recipe)
+    geometry = geometry_of(recipe)
     sample = snapshot.train[0]
     shape = geometry.shape_of(sample)
     remembering, patches = reader_of(snapshot, recipe, cache_mb=100)
@@ -79,7 +71,7 @@ def test_what_is_remembered_is_not_read_again(snapshot: Snapshot, recipe: Recipe
 
 
 def test_latents_do_not_depend_on_threads_or_ranks(snapshot: Snapshot, recipe: Recipe) -> None:
-    geometry = Geometry(recipe)
+    geometry = geometry_of(recipe)
     shape = geometry.shape_of(snapshot.train[0])
     same = [sample for sample in snapshot.train if geometry.shape_of(sample) == shape]
     order = [(GlobalBatch(shape, "t2av", tuple(same)), Position(1, 0))]
@@ -132,7 +124,7 @@ def test_a_sample_that_lies_about_itself_is_named(
     sample = dataclasses.replace(snapshot.train[0], sha256="0" * 64)
     reader, _ = reader_of(snapshot, recipe, cache_mb=0)
     with pytest.raises(StorageError) as found:
-        reader.read(sample, Geometry(recipe).shape_of(sample))
+        reader.read(sample, geometry_of(recipe).shape_of(sample))
     assert found.value.code == "sample_corrupt"
 
     # Whole bytes, and in them no video: a tar of one text.
@@ -145,68 +137,10 @@ def test_a_sample_that_lies_about_itself_is_named(
         sample, shard="shard.tar", offset_bytes=0, bytes=len(data),
         sha256=hashlib.sha256(data).hexdigest(),
     )  # fmt: skip
-    patches, audio = build_codecs(recipe)
+    patches, audio = recipe.video.codec.build(), recipe.audio.codec.build()
     with pytest.raises(MediaError) as unreadable:
         SampleReader(str(tmp_path), patches, audio, cache_mb=0).read(
-            lying, Geometry(recipe).shape_of(lying)
+            lying, geometry_of(recipe).shape_of(lying)
         )
     assert unreadable.value.code == "sample_unreadable"
     assert "shard.tar" in str(unreadable.value)
-
-
-def test_mismatches_change_what_they_say_and_nothing_else(
-    snapshot: Snapshot, recipe: Recipe
-) -> None:
-    generator = build_generator(recipe)
-    for parameter in generator.parameters():
-        torch.nn.init.normal_(parameter, std=0.2)
-    # All of them: only the faces' captions differ from the rest.
-    assert len({sample.caption for sample in snapshot.train}) > 1
-    evaluation = recipe.evaluation.model_copy(update={"samples": 100, "sigmas": (0.5, 1.0)})
-    recipe = recipe.model_copy(update={"evaluation": evaluation})
-    reader, _ = reader_of(snapshot, recipe, cache_mb=100)
-    ranks = join_ranks()
-    try:
-
-        def loss(mismatch: str, task: str = "t2av") -> dict[str, float]:
-            return held_out_loss(
-                generator,
-                snapshot.train,
-                reader,
-                recipe,
-                ranks,
-                task=task,  # type: ignore[arg-type]
-                mismatch=mismatch,  # type: ignore[arg-type]
-            )
-
-        own = loss("none")
-        assert own.keys() == {"video", "audio", "loss"}
-        assert loss("none") == own
-        words = loss("captions")
-        assert words["video"] != own["video"]
-        assert words["audio"] != own["audio"]
-        pictures = loss("video")
-        assert pictures.keys() == {"audio", "loss"}
-        assert pictures["audio"] != own["audio"]
-        assert loss("none", "t2v").keys() == {"video", "loss"}
-        # Where the tower of the pictures does not run, other pictures change nothing.
-        assert loss("video", "t2a")["audio"] == loss("none", "t2a")["audio"]
-    finally:
-        leave_ranks()
-
-
-def test_rates_follow_names(recipe: Recipe) -> None:
-    settings = recipe.optimizer.model_copy(
-        update={"rates": {"*.audio_model.patch_embedding.*": 0.5, "text_encoder.*": 0.0}}
-    )
-    changed = recipe.model_copy(update={"optimizer": settings})
-    assert rate_factor("model.audio_model.patch_embedding.0.weight", changed) == 0.5
-    assert rate_factor("model.video_model.patch_embedding.weight", changed) == 1.0
-    generator = build_generator(changed)
-    groups = {
-        group["factor"]: len(group["params"])
-        for group in build_optimizer(generator, changed).param_groups
-    }
-    assert groups[0.5] == 5
-    assert groups[0.0] == len(list(generator.text_encoder.parameters()))
-    assert sum(groups.values()) == len(list(generator.parameters()))

@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 import dataclasses
+from pathlib import Path
 
 import pytest
 import torch
 from torch import Tensor
 
-from tests.training.conftest import TINY
-from training.data.geometry import Geometry
+from training.data.geometry import geometry_of
 from training.data.loader import MicroBatch
 from training.data.order import GlobalBatch, Shape
 from training.data.samples import KeptSample
 from training.models.generator import Generator, build_generator
-from training.objective.loss import draw, errors, generated_elements, learning_rate, weighted_loss
+from training.objective.loss import errors, generated_elements, weighted_loss
+from training.objective.noise import Draw
+from training.objective.noise import draw as draw_noise
 from training.objective.tasks import TASKS, TaskName
 from training.recipe import Recipe, load_recipe
 
@@ -22,10 +24,8 @@ SHAPE = Shape(33, 16, 32, 22_000)
 
 
 @pytest.fixture
-def recipe(tmp_path_factory: pytest.TempPathFactory) -> Recipe:
-    path = tmp_path_factory.mktemp("objective") / "recipe.yaml"
-    path.write_text(TINY)
-    return load_recipe(path, ["caption_dropout=0.5"])
+def recipe(recipe_file: Path) -> Recipe:
+    return load_recipe(recipe_file, ["caption_dropout=0.5"])
 
 
 @pytest.fixture
@@ -37,7 +37,7 @@ def generator(recipe: Recipe) -> Generator:
 
 
 def micro(recipe: Recipe, names: list[str]) -> MicroBatch:
-    geometry = Geometry(recipe)
+    geometry = geometry_of(recipe)
     sources = [torch.Generator().manual_seed(int(name[1:])) for name in names]
     video = [torch.randn(geometry.video_latent(SHAPE), generator=one) for one in sources]
     audio = [torch.randn(geometry.audio_latent(SHAPE), generator=one) for one in sources]
@@ -52,6 +52,16 @@ def whole(names: list[str], task: TaskName) -> GlobalBatch:
         for name in names
     ]
     return GlobalBatch(SHAPE, task, tuple(members))
+
+
+def draw(micro_batch: MicroBatch, recipe: Recipe, step: int) -> Draw:
+    return draw_noise(
+        micro_batch,
+        recipe.flow,
+        caption_dropout=recipe.caption_dropout,
+        seed=recipe.seed,
+        step=step,
+    )
 
 
 def test_random_numbers_belong_to_samples(recipe: Recipe) -> None:
@@ -140,9 +150,9 @@ def test_counts_are_those_of_generated_numbers(
     zeros = dataclasses.replace(
         batch, video=torch.zeros_like(batch.video), audio=torch.zeros_like(batch.audio)
     )
-    elements = generated_elements(whole(names, task), Geometry(recipe))
+    elements = generated_elements(whole(names, task), geometry_of(recipe))
     sums = errors(generator, zeros, TASKS[task], draw(zeros, recipe, 0))
-    _, parts = weighted_loss(sums, zeros.weights, elements, recipe)
+    _, parts = weighted_loss(sums, zeros.weights, elements, recipe.loss)
     assert parts.keys() == {name for name, count in elements.items() if count}
     for part in parts.values():
         assert float(part) == pytest.approx(1.0, abs=0.05)
@@ -150,24 +160,13 @@ def test_counts_are_those_of_generated_numbers(
 
 def test_any_split_of_a_batch_adds_up(generator: Generator, recipe: Recipe) -> None:
     names = ["s1", "s2", "s3"]
-    elements = generated_elements(whole(names, "t2av"), Geometry(recipe))
+    elements = generated_elements(whole(names, "t2av"), geometry_of(recipe))
 
     def loss_of(members: list[str], weights: list[float]) -> Tensor:
         batch = dataclasses.replace(micro(recipe, members), weights=torch.tensor(weights))
         sums = errors(generator, batch, TASKS["t2av"], draw(batch, recipe, 0))
-        return weighted_loss(sums, batch.weights, elements, recipe)[0]
+        return weighted_loss(sums, batch.weights, elements, recipe.loss)[0]
 
     together = loss_of(names, [1.0, 1.0, 1.0])
     split = loss_of(["s1", "s2"], [1.0, 1.0]) + loss_of(["s3", "s1"], [1.0, 0.0])
     torch.testing.assert_close(together, split, rtol=1e-6, atol=0)
-
-
-def test_the_learning_rate_warms_up_and_falls(recipe: Recipe) -> None:
-    settings = recipe.optimizer.model_copy(update={"warmup_steps": 10, "decay": "cosine"})
-    warm = recipe.model_copy(update={"optimizer": settings, "steps": 100})
-    rates = [learning_rate(warm, step) for step in range(100)]
-    assert rates[0] == pytest.approx(1e-4)
-    assert max(rates) < 1e-3
-    assert max(rates) == max(rates[8:12])
-    assert rates[-1] == pytest.approx(1e-4, rel=0.02)
-    assert learning_rate(recipe, 0) == learning_rate(recipe, 99) == 1e-3

@@ -1,1 +1,1 @@
-"""Ovi, a joint generator of two fused towers (arXiv 2510.01284)."""
+"""Ovi: a joint generator of two fused towers (arXiv 2510.01284)."""

@@ -12,7 +12,12 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from tests.conftest import SHARED
-from training.models.ovi.model import OviModel, TowerConfiguration
+from training.models.family import TokenCounts
+from training.models.ovi.configuration import TowerConfiguration
+from training.models.ovi.cost import forward_flops
+from training.models.ovi.model import OviModel
+from training.models.ovi.parallelize import units
+from training.models.ovi.released import released_configuration
 
 GOLDEN = SHARED / "golden" / "ovi_fusion.safetensors"
 LAYOUT = SHARED / "golden" / "ovi_11b_layout.json"
@@ -36,7 +41,7 @@ def model(golden: dict[str, Tensor]) -> OviModel:
         metadata = file.metadata()
     model = OviModel(
         *(
-            TowerConfiguration.from_released(json.loads(metadata[name]))
+            released_configuration(json.loads(metadata[name]))
             for name in ("video_config", "audio_config")
         )
     )
@@ -88,12 +93,17 @@ def test_full_size_has_the_released_layout() -> None:
     layout = json.loads(LAYOUT.read_text())
     with torch.device("meta"):
         full = OviModel(
-            TowerConfiguration.from_released(layout["video_config"]),
-            TowerConfiguration.from_released(layout["audio_config"]),
+            released_configuration(layout["video_config"]),
+            released_configuration(layout["audio_config"]),
         )
     shapes = {name: list(value.shape) for name, value in full.state_dict().items()}
     assert shapes == layout["state_dict"]
     assert sum(one.numel() for one in full.parameters()) == layout["parameters"]
+    # The units are all but the embeddings, the norms and the heads.
+    in_units = [
+        one.numel() for name in units(full) for one in full.get_submodule(name).parameters()
+    ]
+    assert 0.9 < sum(in_units) / layout["parameters"] < 1
 
 
 def test_given_tokens_have_timestep_zero(model: OviModel, golden: dict[str, Tensor]) -> None:
@@ -153,6 +163,6 @@ def test_operations_are_those_that_torch_counts() -> None:
     counter = FlopCounterMode(display=False)
     with sdpa_kernel(SDPBackend.MATH), counter, torch.no_grad():
         model(*latents, torch.tensor([500.0]), torch.randn(1, 10, 24))
-    assert model.forward_flops(4 * 4 * 4, 30, 10) == pytest.approx(
+    assert forward_flops(video, audio, TokenCounts(4 * 4 * 4, 30, 10)) == pytest.approx(
         counter.get_total_flops(), rel=0.005
     )
