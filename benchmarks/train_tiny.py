@@ -27,8 +27,8 @@ import torch
 
 from curation.cli.training import read_snapshot
 from manifests.explore.open import open_view
+from manifests.store.sql import quote_text
 from manifests.store.storage import open_storage
-from manifests.store.view import quote_text
 from training.checkpoint import latest_checkpoint, load_weights
 from training.codecs.log_mel import log_mel, mel_filters
 from training.data.geometry import geometry_of

@@ -10,7 +10,7 @@ from curation.phases.measured import rows_of
 from curation.resolve import Resolved
 from manifests.explore.funnel import CodeCount
 from manifests.explore.unpacked import unpacked
-from manifests.store.view import quote_name, quote_text
+from manifests.store.sql import quote_name, quote_text
 
 _AGAIN = "run the same command again."
 _NOT_REJECTED = "state IS DISTINCT FROM 'reject'"

@@ -9,7 +9,8 @@ from typing import Any
 import duckdb
 
 from manifests.store.selection_file import SavedSelection, StageOrigin
-from manifests.store.view import query_rows, quote_name, quote_text
+from manifests.store.sql import quote_name, quote_text
+from manifests.store.view import query_rows
 
 
 @dataclasses.dataclass(frozen=True)

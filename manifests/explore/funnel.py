@@ -11,7 +11,8 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
-from manifests.store.view import query_rows, query_table, quote_name, stage_names
+from manifests.store.sql import quote_name
+from manifests.store.view import query_rows, query_table, stage_names
 
 FAILED_FILES_LISTED = 1000
 HISTOGRAM_BINS = 40

@@ -14,8 +14,9 @@ import duckdb
 import pyarrow as pa
 
 from manifests.errors import UsageError
-from manifests.policy.gates import nearest_names, syntax_nodes
-from manifests.store.view import query_table, quote_text, readable_files
+from manifests.policy.expressions import nearest_names, syntax_nodes
+from manifests.store.sql import quote_text
+from manifests.store.view import query_table, readable_files
 
 _READING_NODES = frozenset({"SELECT_NODE", "SET_OPERATION_NODE", "RECURSIVE_CTE_NODE", "CTE_NODE"})
 _TABLE_FUNCTIONS = frozenset({"range", "generate_series", "unnest", "json_each", "json_tree"})

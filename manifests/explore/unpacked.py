@@ -8,7 +8,8 @@ from collections.abc import Sequence
 import duckdb
 
 from manifests.explore.funnel import CodeCount
-from manifests.store.view import packed_windows, query_rows, quote_text
+from manifests.store.sql import quote_text
+from manifests.store.view import packed_windows, query_rows
 
 HELD = "shard_held"
 """The code of a sample that is made and waits for its shard."""

@@ -37,17 +37,11 @@ import duckdb
 import pyarrow as pa
 
 from manifests.errors import UsageError
-from manifests.policy.gates import (
-    VIEW,
-    Condition,
-    Gate,
-    Rule,
-    first_line,
-    policy_fingerprint,
-    rules_of,
-)
+from manifests.policy.expressions import VIEW, first_line
+from manifests.policy.gates import Condition, Gate, Rule, policy_fingerprint, rules_of
 from manifests.store.records import DecisionRow, arrow_schema
-from manifests.store.view import query_table, quote_name, quote_text
+from manifests.store.sql import quote_name, quote_text
+from manifests.store.view import query_table
 
 FAILED_SUFFIX = ":failed"
 """Ends the name of a gate that rejects because what it reads could not be measured."""

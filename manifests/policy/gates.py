@@ -7,9 +7,8 @@ it; what is not scalar, or would say something else every time, is refused by it
 from __future__ import annotations
 
 import dataclasses
-import difflib
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, Literal
 
 import duckdb
@@ -17,10 +16,18 @@ import pyarrow as pa
 
 from manifests.errors import UsageError
 from manifests.fingerprint import fingerprint
-from manifests.store.view import filled_later, query_table, quote_name, stage_names
-
-VIEW = "dataset"
-"""The view that gates read."""
+from manifests.policy.expressions import (
+    VIEW,
+    column_paths,
+    comparisons,
+    first_line,
+    joined_by_and,
+    nearest_names,
+    sql_of,
+    syntax_nodes,
+)
+from manifests.store.sql import quote_name
+from manifests.store.view import filled_later, query_table, stage_names
 
 _POLICY_VERSION = 2
 _COLUMNS_TABLE = "dataset_columns"
@@ -126,8 +133,7 @@ def gates_without(
         gate
         for gate in gates
         if not any(
-            path[0].lower() in columns
-            for path in _column_paths(_parse(gate, connection, known), frozenset())
+            path[0].lower() in columns for path in column_paths(_parse(gate, connection, known))
         )
     ]
 
@@ -145,7 +151,7 @@ def thresholds(connection: duckdb.DuckDBPyConnection, gates: Sequence[Gate]) -> 
     for gate in gates:
         if _analyse(gate, connection, columns) is not None:
             tree = _parse(gate, connection, columns)
-            found += [Threshold(gate.name, *part) for part in _comparisons(tree["child"])]
+            found += [Threshold(gate.name, *part) for part in comparisons(tree["child"])]
     return found
 
 
@@ -197,7 +203,7 @@ def _analyse(gate: Gate, connection: duckdb.DuckDBPyConnection, columns: _Column
     """The gate ready to run; None if it passes everything, since its stage is not measured here."""
     tree = _parse(gate, connection, columns)
     _refuse_what_is_not_scalar(gate, tree, connection)
-    for path in _column_paths(tree, frozenset()):
+    for path in column_paths(tree):
         if _resolve(gate, path, columns) is None:
             return None
     for stage in gate.backends or {}:
@@ -208,38 +214,18 @@ def _analyse(gate: Gate, connection: duckdb.DuckDBPyConnection, columns: _Column
     _check_type(gate, _quoted(gate.sql, columns), connection)
     conditions = [
         Condition(
-            _sql_of(part, connection) if part is not tree["child"] else _quoted(gate.sql, columns),
+            sql_of(part, connection) if part is not tree["child"] else _quoted(gate.sql, columns),
             _structs_read(part, columns),
         )
-        for part in _joined_by_and(tree["child"])
+        for part in joined_by_and(tree["child"])
     ]
     return Rule(gate, conditions)
-
-
-def _joined_by_and(tree: Mapping[str, Any]) -> Iterator[Mapping[str, Any]]:
-    """The parts of a conjunction, or the expression itself if it is none."""
-    if tree["type"] == "CONJUNCTION_AND":
-        for child in tree["children"]:
-            yield from _joined_by_and(child)
-    else:
-        yield tree
-
-
-def _sql_of(part: Mapping[str, Any], connection: duckdb.DuckDBPyConnection) -> str:
-    """A part of a syntax tree as SQL again."""
-    rows = connection.execute("SELECT json_serialize_sql('SELECT 0')").fetchall()
-    statement = json.loads(rows[0][0])
-    statement["statements"][0]["node"]["select_list"] = [part]
-    rows = connection.execute(
-        "SELECT json_deserialize_sql(?::JSON)", [json.dumps(statement)]
-    ).fetchall()
-    return str(rows[0][0]).removeprefix("SELECT ")
 
 
 def _structs_read(part: Mapping[str, Any], columns: _Columns) -> list[str]:
     """The structs that an expression waits for, sorted."""
     found = set()
-    for path in _column_paths(part, frozenset()):
+    for path in column_paths(part):
         name = columns.names[path[0].lower()]
         if name in columns.stages or name in columns.later:
             found.add(name)
@@ -319,42 +305,6 @@ def _refused_function(name: str, connection: duckdb.DuckDBPyConnection) -> str |
     return None
 
 
-def syntax_nodes(tree: object) -> Iterator[Mapping[str, Any]]:
-    """Every node of a tree of DuckDB's `json_serialize_sql`, those above first."""
-    if isinstance(tree, Mapping):
-        yield tree
-        for part in tree.values():
-            yield from syntax_nodes(part)
-    elif isinstance(tree, list):
-        for part in tree:
-            yield from syntax_nodes(part)
-
-
-def _column_paths(tree: object, bound: frozenset[str]) -> Iterator[list[str]]:
-    """The column references, without the parameters of lambdas."""
-    if isinstance(tree, list):
-        for part in tree:
-            yield from _column_paths(part, bound)
-    elif isinstance(tree, Mapping):
-        if tree.get("class") == "COLUMN_REF":
-            path = [str(part) for part in tree["column_names"]]
-            if path[0].lower() == VIEW and len(path) > 1:
-                path = path[1:]
-            if path[0].lower() not in bound:
-                yield path
-            return
-        if tree.get("class") == "LAMBDA":
-            parameters = {
-                str(node["column_names"][-1]).lower()
-                for node in syntax_nodes(tree["lhs"])
-                if node.get("class") == "COLUMN_REF"
-            }
-            yield from _column_paths(tree["expr"], bound | parameters)
-            return
-        for part in tree.values():
-            yield from _column_paths(part, bound)
-
-
 def _resolve(gate: Gate, path: Sequence[str], columns: _Columns) -> str | None:
     """The column that a reference means; None if it is of a stage that may be absent."""
     name = columns.names.get(path[0].lower())
@@ -422,64 +372,6 @@ def _quoted(sql: str, columns: _Columns) -> str:
     return b"".join(parts).decode()
 
 
-_OPERATORS = {
-    "COMPARE_LESSTHAN": "<",
-    "COMPARE_LESSTHANOREQUALTO": "<=",
-    "COMPARE_GREATERTHAN": ">",
-    "COMPARE_GREATERTHANOREQUALTO": ">=",
-}
-_MIRRORED = {"<": ">", "<=": ">=", ">": "<", ">=": "<="}
-
-
-def _comparisons(tree: Mapping[str, Any]) -> Iterator[tuple[str, str, float]]:
-    if tree["type"] == "CONJUNCTION_AND":
-        for child in tree["children"]:
-            yield from _comparisons(child)
-    elif tree["type"] == "COMPARE_BETWEEN":
-        for side, operator in (("lower", ">="), ("upper", "<=")):
-            yield from _comparison(tree["input"], operator, tree[side])
-    elif tree["type"] in _OPERATORS:
-        operator = _OPERATORS[tree["type"]]
-        yield from _comparison(tree["left"], operator, tree["right"])
-        yield from _comparison(tree["right"], _MIRRORED[operator], tree["left"])
-
-
-def _comparison(
-    column: Mapping[str, Any], operator: str, number: Mapping[str, Any]
-) -> Iterator[tuple[str, str, float]]:
-    value = _number(number)
-    if value is None:
-        return
-    if column["class"] == "COLUMN_REF":
-        path = [part for part in column["column_names"] if part.lower() != VIEW]
-        yield ".".join(path), operator, value
-    elif column.get("function_name") == "abs" and operator in ("<", "<="):
-        inner = column["arguments"][0]["expression"]
-        if inner["class"] == "COLUMN_REF":
-            path = [part for part in inner["column_names"] if part.lower() != VIEW]
-            yield ".".join(path), operator, value
-            yield ".".join(path), _MIRRORED[operator], -value
-
-
-def _number(tree: Mapping[str, Any]) -> float | None:
-    if tree.get("function_name") == "-" and len(tree["arguments"]) == 1:
-        value = _number(tree["arguments"][0]["expression"])
-        return None if value is None else -value
-    if tree["class"] != "CONSTANT":
-        return None
-    try:
-        return float(tree["literal"]["text"])
-    except (KeyError, TypeError, ValueError):
-        return None
-
-
-def nearest_names(name: str, names: Sequence[str]) -> list[str]:
-    """Up to three names that someone who wrote `name` may have meant, the nearest first."""
-    by_lower = {known.lower(): known for known in names}
-    close = difflib.get_close_matches(name.lower(), list(by_lower), n=3, cutoff=0.6)
-    return [by_lower[match] for match in close]
-
-
 def _unknown_column(gate: Gate, name: str, names: Sequence[str]) -> UsageError:
     near = nearest_names(name, names)
     remedy = f"Did you mean {' or '.join(near)}?" if near else "See the columns of `dataset`."
@@ -488,9 +380,3 @@ def _unknown_column(gate: Gate, name: str, names: Sequence[str]) -> UsageError:
 
 def _gate_error(code: str, gate: Gate, message: str, remedy: str) -> UsageError:
     return UsageError(code, message, subject=f"gate '{gate.name}'", remedy=remedy)
-
-
-def first_line(error: Exception) -> str:
-    """DuckDB's message without its kind and without the query."""
-    line = str(error).strip().splitlines()[0]
-    return line.split(": ", 1)[-1]

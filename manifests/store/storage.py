@@ -7,9 +7,7 @@ is what commits and leases rest on.
 from __future__ import annotations
 
 import dataclasses
-import datetime
 import io
-import os
 import secrets
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
@@ -29,24 +27,13 @@ from obstore.exceptions import (
 
 from manifests.errors import StorageError, UsageError
 from manifests.store.address import ObjectAddress, key_problem, local_uri, parse_address
+from manifests.store.object_stores import ObjectInfo, list_by_boto3, open_object_store
 
 if TYPE_CHECKING:
     from obstore.store import ObjectStore
 
-_RETRIES = 4
-_RETRY_TIMEOUT = datetime.timedelta(seconds=60)
 _ACCESS_REMEDY = "Give the job read access, or check the credentials in its environment."
 _WRITE_REMEDY = "Name a folder or prefix that the job may write to."
-
-
-@dataclasses.dataclass(frozen=True)
-class ObjectInfo:
-    """What a listing knows of an object; `path` is relative to the storage's root."""
-
-    path: str
-    size: int
-    etag: str | None
-    last_modified: datetime.datetime
 
 
 _Infos = list[ObjectInfo]
@@ -323,7 +310,7 @@ class _RemoteStorage(Storage):
         if problem is not None:
             raise unsupported_key(self.root, problem)
         try:
-            self._remote = _open_remote(self._address)
+            self._remote = open_object_store(self._address)
         except (BaseError, ValueError) as error:
             raise StorageError(
                 "storage_unreachable",
@@ -337,7 +324,7 @@ class _RemoteStorage(Storage):
         return self._remote
 
     def _list_around(self, prefix: str, on_unsupported: Callable[[str], None]) -> _Infos:
-        listed = _list_by_boto3(self._address, prefix)
+        listed = list_by_boto3(self._address, prefix)
         if listed is None:
             return super()._list_around(prefix, on_unsupported)
         found = []
@@ -364,80 +351,6 @@ def _infos(entries: Iterable[obstore.ObjectMeta]) -> list[ObjectInfo]:
         ObjectInfo(entry["path"], entry["size"], entry["e_tag"], entry["last_modified"])
         for entry in entries
     ]
-
-
-def _list_by_boto3(address: ObjectAddress, prefix: str) -> list[ObjectInfo] | None:
-    """All objects of a folder, whatever their keys; None where boto3 cannot tell."""
-    if address.scheme != "s3":
-        return None
-    try:
-        import boto3  # noqa: PLC0415 - boto3 is optional
-        from botocore import UNSIGNED  # noqa: PLC0415
-        from botocore.config import Config  # noqa: PLC0415
-        from botocore.exceptions import BotoCoreError, ClientError  # noqa: PLC0415
-    except ImportError:
-        return None
-    unsigned = Config(signature_version=UNSIGNED) if os.environ.get("AWS_SKIP_SIGNATURE") else None
-    root = f"{address.key}/" if address.key else ""
-    found = []
-    try:
-        pages = boto3.client("s3", config=unsigned).get_paginator("list_objects_v2")
-        folder = f"{root}{prefix}/" if prefix else root
-        for page in pages.paginate(Bucket=address.bucket, Prefix=folder):
-            for entry in page.get("Contents", []):
-                path = entry["Key"].removeprefix(root)
-                found.append(ObjectInfo(path, entry["Size"], entry["ETag"], entry["LastModified"]))
-    except (BotoCoreError, ClientError):
-        return None
-    return found
-
-
-def _open_remote(address: ObjectAddress) -> ObjectStore:
-    # The stores' own `from_url` would parse the key as a URL: cut it at `#` and `?`, undo `%20`.
-    retries: obstore.store.RetryConfig = {
-        "max_retries": _RETRIES,
-        "retry_timeout": _RETRY_TIMEOUT,
-    }
-    # Test servers and stores inside a cluster speak plain HTTP; the clouds' addresses are HTTPS.
-    client: obstore.store.ClientConfig = {"allow_http": True}
-    bucket, prefix = address.bucket, address.key or None
-    if address.scheme == "gs":
-        return obstore.store.GCSStore(
-            bucket, prefix=prefix, client_options=client, retry_config=retries
-        )
-    if address.scheme == "az":
-        return obstore.store.AzureStore(
-            bucket, prefix=prefix, client_options=client, retry_config=retries
-        )
-    config: obstore.store.S3Config = {}
-    endpoint = os.environ.get("AWS_ENDPOINT_URL_S3") or os.environ.get("AWS_ENDPOINT_URL")
-    if endpoint:
-        config["endpoint"] = endpoint
-    region = os.environ.get("AWS_REGION") or os.environ.get("AWS_DEFAULT_REGION")
-    if region:
-        config["region"] = region
-    return obstore.store.S3Store(
-        bucket,
-        prefix=prefix,
-        config=config,
-        client_options=client,
-        retry_config=retries,
-        credential_provider=_aws_credentials(),
-    )
-
-
-def _aws_credentials() -> obstore.store.S3CredentialProvider | None:
-    """Credentials of `~/.aws` where boto3 is installed; None leaves it to the environment."""
-    if os.environ.get("AWS_ACCESS_KEY_ID") or os.environ.get("AWS_SKIP_SIGNATURE"):
-        return None
-    try:
-        from obstore.auth.boto3 import (  # noqa: PLC0415 - boto3 is optional
-            Boto3CredentialProvider,
-        )
-
-        return Boto3CredentialProvider()
-    except (ImportError, ValueError):
-        return None
 
 
 class _RangeReader(io.RawIOBase):

@@ -17,8 +17,9 @@ from curation.config import InputSettings
 from curation.inputs import InputFile, Listing, list_inputs
 from manifests.errors import StorageError, UsageError
 from manifests.store.address import parse_address
+from manifests.store.object_stores import ObjectInfo
 from manifests.store.records import Span
-from manifests.store.storage import ObjectInfo, Storage, open_storage
+from manifests.store.storage import Storage, open_storage
 from tests.support.moto_bucket import moto_bucket
 
 SKIPPED = InputSettings().skip_suffixes

@@ -19,7 +19,8 @@ from curation.engine.engine import Engine
 from curation.engine.tasks import Task
 from manifests.errors import StorageError
 from manifests.explore.open import open_view
-from manifests.store.storage import ObjectInfo, Storage
+from manifests.store.object_stores import ObjectInfo
+from manifests.store.storage import Storage
 from stages.media.probe import probe
 from tests.support.in_process import run_tasks
 from tests.support.moto_bucket import moto_bucket

@@ -1,0 +1,301 @@
+"""The views of one connection, written as SQL: current rows by key, structs by fingerprint."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+
+import duckdb
+import pyarrow as pa
+
+from manifests.store.selection import Selection, SideTable
+from manifests.store.sql import quote_name, quote_text
+from manifests.store.store import VOLATILE_COLUMNS, Store, TableFile
+
+SOURCE_PREFIX = "source_"
+_PREFIXED_SOURCE_COLUMNS = frozenset({"bytes", "etag", "sha256", "status", "error", "fingerprint"})
+"""Columns of `sources` that would not be understood beside a clip without a prefix."""
+
+_ROWS_PER_COMMIT = 1 << 36
+_PRIVATE = "keyed"
+
+
+class Views:
+    """Creates the views of one connection."""
+
+    def __init__(
+        self,
+        connection: duckdb.DuckDBPyConnection,
+        store: Store,
+        files: Mapping[str, Sequence[TableFile]],
+        selection: Selection,
+    ) -> None:
+        self._connection = connection
+        self._store = store
+        self._files = files
+        self._selection = selection
+        self._readable: list[str] = []
+        clips = store.schemas.get("clips", pa.schema([]))
+        self._stages = {
+            field.name: selection.stages[field.name]
+            for field in clips
+            if pa.types.is_struct(field.type) and field.name in selection.stages
+        }
+        self._clip_columns = [
+            field.name
+            for field in clips
+            if not pa.types.is_struct(field.type) and field.name not in VOLATILE_COLUMNS
+        ]
+
+    def create(self) -> None:
+        """Create all of them."""
+        self._run(f"CREATE SCHEMA {_PRIVATE}")
+        for table in self._store.schemas:
+            self._create_log(table)
+        self._create_keyed_views()
+        self._create_side_views()
+        if "clips" in self._store.schemas:
+            self._create_clips()
+            self._create_dataset()
+        self._note("view_files", "path", self._readable)
+        self._note("stage_fingerprints", "stage", sorted(self._stages))
+        mix = ["mix"] if self._selection.mix is not None else []
+        self._note("filled_later", "name", ["caption", *mix])
+        self._note("packed_windows", "name", self._selection.packed_windows)
+
+    def _run(self, sql: str) -> duckdb.DuckDBPyConnection:
+        return self._connection.execute(sql)
+
+    def _note(self, table: str, column: str, values: Sequence[str]) -> None:
+        rows = ", ".join(f"({quote_text(value)})" for value in values)
+        self._run(f"CREATE TABLE {_PRIVATE}.{table} ({column} VARCHAR)")
+        if rows:
+            self._run(f"INSERT INTO {_PRIVATE}.{table} VALUES {rows}")
+
+    def _create_log(self, table: str) -> None:
+        """`<table>_log`, and the same with `row_key`, which grows with commit and row."""
+        name = quote_name(table)
+        # The declared columns come from an empty table, whatever the files hold.
+        self._connection.register("declared_schema", self._store.schemas[table].empty_table())
+        self._run(f"CREATE TABLE {_PRIVATE}.{quote_name('empty_' + table)} AS FROM declared_schema")
+        self._connection.unregister("declared_schema")
+        parts = [f"SELECT *, 0::BIGINT AS row_key FROM {_PRIVATE}.{quote_name('empty_' + table)}"]
+        files = self._store.mirror(self._files.get(table, []))
+        if files:
+            paths = [str(path) for path in files]
+            patterns = [_escaped_glob(path) for path in paths]
+            # The engine checks both what it is asked for and what that comes to.
+            self._readable += sorted({*paths, *patterns})
+            listed = ", ".join(map(quote_text, patterns))
+            parts.append(
+                f"SELECT * EXCLUDE (file_row_number),"
+                f" commit * {_ROWS_PER_COMMIT} + file_row_number AS row_key"
+                f" FROM read_parquet([{listed}], union_by_name = true, hive_partitioning = false,"
+                " file_row_number = true)"
+            )
+        union = " UNION ALL BY NAME ".join(parts)
+        # A time zone would ask every reader of a row for a time zone database.
+        moment = "make_timestamp(epoch_us(committed_at)) AS committed_at"
+        self._run(f"CREATE VIEW {_PRIVATE}.{name} AS SELECT * REPLACE ({moment}) FROM ({union})")
+        log = quote_name(f"{table}_log")
+        self._run(f"CREATE VIEW {log} AS SELECT * EXCLUDE (row_key) FROM {_PRIVATE}.{name}")
+
+    def _create_keyed_views(self) -> None:
+        """The latest row per key."""
+        chosen = self._selection
+        caption = chosen.caption
+        # By address: a file that has changed is another source, and takes the old one's place.
+        self._create_latest("sources", ("uri",), {"fingerprint": chosen.probe})
+        failed = chosen.failed_units or chosen.units
+        units = "true"
+        if chosen.units is not None and failed is not None:
+            units = (
+                f"fingerprint = CASE status WHEN 'failed' THEN {quote_text(failed)}"
+                f" ELSE {quote_text(chosen.units)} END"
+            )
+        self._create_latest("units", ("source_id", "unit_index"), {}, units)
+        self._create_latest("decisions", ("clip_id",), {"policy": chosen.policy})
+        self._create_latest(
+            "captions",
+            ("clip_id",),
+            {"style": caption[0], "fingerprint": caption[1]} if caption else {},
+        )
+        mix = "true" if chosen.mix is not None else "false"
+        self._create_latest("mix", ("clip_id",), {"fingerprint": chosen.mix}, mix)
+        self._create_latest("samples", ("profile", "sample_id"), {"profile": chosen.profile})
+        if "signals" in self._store.schemas:
+            wanted = [
+                f"(stage = {quote_text(stage)} AND fingerprint = {quote_text(fingerprint)})"
+                for stage, fingerprint in sorted(chosen.stages.items())
+            ]
+            condition = " OR ".join(wanted) or "false"
+            key = ("source_id", "unit_index", "stage")
+            self._create_latest("signals", key, {}, condition)
+
+    def _create_latest(
+        self,
+        table: str,
+        key: Sequence[str],
+        equals: Mapping[str, str | None],
+        condition: str = "true",
+    ) -> None:
+        conditions = [condition]
+        conditions += [
+            f"{quote_name(column)} = {quote_text(value)}"
+            for column, value in equals.items()
+            if value is not None
+        ]
+        where = " AND ".join(f"({part})" for part in conditions)
+        keys = ", ".join(map(quote_name, key))
+        name = quote_name(table)
+        self._run(
+            f"CREATE VIEW {_PRIVATE}.{quote_name('latest_' + table)} AS"
+            f" SELECT {keys}, max(row_key) AS row_key FROM {_PRIVATE}.{name}"
+            f" WHERE {where} GROUP BY {keys}"
+        )
+        self._run(
+            f"CREATE VIEW {name} AS SELECT rows.* EXCLUDE (row_key) FROM {_PRIVATE}.{name} AS rows"
+            f" SEMI JOIN {_PRIVATE}.{quote_name('latest_' + table)} AS latest USING (row_key)"
+        )
+
+    def _create_side_views(self) -> None:
+        """Rows that come in groups: a unit's or a clip's group as it was measured last, whole."""
+        for table, side in self._selection.side_tables.items():
+            self._create_side_view(table, side)
+
+    def _create_side_view(self, table: str, side: SideTable) -> None:
+        key = ", ".join(map(quote_name, side.key))
+        fingerprint = self._selection.stages.get(side.stage)
+        condition = (
+            f"fingerprint = {quote_text(fingerprint)}" if fingerprint is not None else "false"
+        )
+        name = f"{_PRIVATE}.{quote_name(table)}"
+        self._run(
+            f"CREATE VIEW {quote_name(table)} AS"
+            f" SELECT rows.* EXCLUDE (row_key) FROM {name} AS rows SEMI JOIN ("
+            f"SELECT {key}, max(commit) AS commit FROM {name}"
+            f" WHERE {condition} GROUP BY {key}) AS latest"
+            f" USING ({key}, commit) WHERE {condition}"
+        )
+
+    def _create_clips(self) -> None:
+        """`clips`: a clip's own columns and, per stage, its latest struct of that fingerprint."""
+        self._create_current_clips()
+        own_rows = self._stages_in_other_rows()
+        structs, joins = [], []
+        for index, stage in enumerate(self._stages):
+            name = quote_name(stage)
+            if stage not in own_rows:
+                structs.append(f"base.{name}")
+                continue
+            structs.append(f"stage_{index}.{name}")
+            joins.append(
+                f"LEFT JOIN (SELECT row_key, {name} FROM {_PRIVATE}.clips"
+                f" WHERE {self._matches(stage)}) AS stage_{index}"
+                f" ON stage_{index}.row_key = current.stage_{index}"
+            )
+        columns = [f"base.{quote_name(column)}" for column in self._clip_columns]
+        self._run(
+            f"CREATE VIEW {_PRIVATE}.clips_with_row AS"
+            f" SELECT base.row_key, {', '.join([*columns, *structs])}"
+            f" FROM {_PRIVATE}.clips AS base"
+            f" JOIN {_PRIVATE}.current_clips AS current ON base.row_key = current.base "
+            + " ".join(joins)
+        )
+        self._run(f"CREATE VIEW clips AS SELECT * EXCLUDE (row_key) FROM {_PRIVATE}.clips_with_row")
+
+    def _create_current_clips(self) -> None:
+        """Per clip of the segmentation, the row that holds most, and per stage the row to take."""
+        stages = [
+            f"max(row_key) FILTER ({self._matches(stage)}) AS stage_{index}"
+            for index, stage in enumerate(self._stages)
+        ]
+        held = [f"CASE WHEN {self._matches(stage)} THEN 1 ELSE 0 END" for stage in self._stages]
+        segmentation = self._selection.segmentation
+        cut = "true" if segmentation is None else f"segmentation = {quote_text(segmentation)}"
+        # The count of matching structs goes above the row's key, so that one maximum finds the row.
+        base = f"max((({' + '.join(held) or '0'})::HUGEINT << 64) + row_key) FILTER ({cut})"
+        self._run(
+            f"CREATE TABLE {_PRIVATE}.current_clips AS"
+            f" SELECT clip_id, ({base} % (1::HUGEINT << 64))::BIGINT AS base"
+            f"{''.join(', ' + stage for stage in stages)}"
+            f" FROM {_PRIVATE}.clips GROUP BY clip_id HAVING base IS NOT NULL"
+        )
+
+    def _matches(self, stage: str) -> str:
+        return f"{quote_name(stage)}.fingerprint = {quote_text(self._stages[stage])}"
+
+    def _stages_in_other_rows(self) -> set[str]:
+        """Stages of which some clip's struct lies in another row than the clip's base row."""
+        if not self._stages:
+            return set()
+        counts = [
+            f"count(*) FILTER (stage_{index} IS DISTINCT FROM base)"
+            for index in range(len(self._stages))
+        ]
+        rows = self._run(f"SELECT {', '.join(counts)} FROM {_PRIVATE}.current_clips").fetchall()
+        return {stage for stage, count in zip(self._stages, rows[0], strict=True) if count}
+
+    def _create_dataset(self) -> None:
+        self._run(
+            """CREATE TABLE keyed.current_links AS
+            WITH packed AS (
+                SELECT member.clip_id AS clip_id, max(row_key) AS sample FROM (
+                    SELECT row_key, unnest(members) AS member FROM keyed.samples
+                    SEMI JOIN keyed.latest_samples USING (row_key)
+                ) WHERE member.role = 'target' GROUP BY ALL
+            )
+            SELECT current.base, decisions.state, decisions.rejected_by, decisions.pending_on,
+                latest_mix.row_key AS mix, latest_captions.row_key AS caption, packed.sample
+            FROM keyed.current_clips AS current
+            LEFT JOIN decisions USING (clip_id)
+            LEFT JOIN keyed.latest_mix USING (clip_id)
+            LEFT JOIN keyed.latest_captions USING (clip_id)
+            LEFT JOIN packed USING (clip_id)"""
+        )
+        clip_columns = {*self._clip_columns, *self._stages}
+        source_columns = []
+        for field in self._store.schemas["sources"]:
+            name = field.name
+            if name in VOLATILE_COLUMNS or name == "source_id":
+                continue
+            prefixed = name in _PREFIXED_SOURCE_COLUMNS or name in clip_columns
+            shown = SOURCE_PREFIX + name if prefixed else name
+            source_columns.append(f"sources.{quote_name(name)} AS {quote_name(shown)}")
+        self._run(
+            f"""CREATE VIEW dataset AS
+            SELECT clips.* EXCLUDE (row_key), {", ".join(source_columns)},
+                links.state, links.rejected_by, links.pending_on,
+                CASE WHEN mix.row_key IS NOT NULL THEN {self._packed("mix")} END AS mix,
+                CASE WHEN captions.row_key IS NOT NULL THEN {self._packed("captions")} END
+                    AS caption,
+                CASE WHEN samples.row_key IS NOT NULL THEN {self._packed("samples")} END
+                    AS sample
+            FROM {_PRIVATE}.clips_with_row AS clips
+            JOIN {_PRIVATE}.current_links AS links ON clips.row_key = links.base
+            LEFT JOIN sources ON clips.source_id = sources.source_id
+            LEFT JOIN {_PRIVATE}.mix AS mix ON mix.row_key = links.mix
+            LEFT JOIN {_PRIVATE}.captions AS captions ON captions.row_key = links.caption
+            LEFT JOIN {_PRIVATE}.samples AS samples ON samples.row_key = links.sample
+            WHERE clips.source_id NOT IN (
+                SELECT source_id FROM sources_log EXCEPT SELECT source_id FROM sources
+            )"""
+        )
+
+    def _packed(self, table: str) -> str:
+        """A table's row as a struct, without its clip and its volatile columns."""
+        names = [
+            field.name
+            for field in self._store.schemas[table]
+            if field.name not in VOLATILE_COLUMNS and field.name != "clip_id"
+        ]
+        return (
+            "{"
+            + ", ".join(f"{quote_text(name)}: {table}.{quote_name(name)}" for name in names)
+            + "}"
+        )
+
+
+def _escaped_glob(path: str) -> str:
+    """A path that DuckDB takes literally, whatever characters its folders have."""
+    return re.sub(r"([*?\[])", r"[\1]", path)
