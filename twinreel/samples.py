@@ -48,9 +48,7 @@ class CuratedSamples(Dataset[Sample]):
         TwinreelError: `not_an_output`, `empty_selection`, `shard_missing` or `shard_truncated`.
     """
 
-    def __init__(
-        self, out: str | PathLike[str], *, split: Split = "train", seed: int = 0
-    ) -> None:
+    def __init__(self, out: str | PathLike[str], *, split: Split = "train", seed: int = 0) -> None:
         snapshot = read_snapshot(fspath(out))
         check_shards(snapshot)
         self.samples = snapshot.train if split == "train" else snapshot.held_out
