@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 from os import PathLike, fspath
 from types import TracebackType
 from typing import TYPE_CHECKING
@@ -97,7 +98,7 @@ class Dataset:
             UsageError: `missing_package`; as `sql`.
         """
         try:
-            import pandas as pd  # noqa: F401, PLC0415
+            importlib.import_module("pandas")
         except ImportError as error:
             raise UsageError(
                 "missing_package",
@@ -105,10 +106,11 @@ class Dataset:
                 subject="twinreel[explore]",
                 remedy="Run: pip install 'twinreel[explore]', or use `arrow`.",
             ) from error
-        return self.clips(where).to_pandas()
+        frame: pd.DataFrame = self.clips(where).to_pandas()
+        return frame
 
     def samples(self) -> pa.Table:
-        """Packed samples of the clips that are kept now, with their captions, as they lie in shards.
+        """Packed samples of the clips that are kept now, in the order in which they lie in shards.
 
         Columns are those of the struct `sample` (shard, offset_bytes, bytes, frames, ...), then
         `clip_id`, `uri`, `start_s`, `end_s`, `split` and `caption`.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator, Mapping, Sequence
 from os import PathLike, fspath
 from pathlib import Path
@@ -14,7 +15,8 @@ claim("curation", "stages", "manifests")
 import yaml  # noqa: E402
 
 from curation.config import load_configuration  # noqa: E402
-from curation.curate import run_curation  # noqa: E402
+from curation.curate import other_gates, run_curation, run_select  # noqa: E402
+from manifests.errors import UsageError  # noqa: E402
 
 if TYPE_CHECKING:
     from curation.config import JobConfiguration
@@ -57,6 +59,13 @@ def curate(
     Raises:
         TwinreelError: as the command: wrong inputs or settings, an OUT that cannot be written.
     """
+    if limit is not None and limit < 1:
+        raise UsageError(
+            "bad_setting",
+            f"It must be at least 1 (given: {limit}).",
+            subject="limit",
+            remedy="Leave it out to take all files.",
+        )
     named = [inputs] if isinstance(inputs, str | PathLike) else list(inputs)
     return run_curation(
         [fspath(one) for one in named],
@@ -66,6 +75,36 @@ def curate(
         limit=limit,
         address=address,
     )
+
+
+def select(
+    out: str | PathLike[str],
+    *,
+    preset: str | None = None,
+    config: str | PathLike[str] | None = None,
+    settings: Settings = (),
+) -> Summary:
+    """Decide again, with other gates: decodes nothing, rewrites no shard.
+
+    Args:
+        out: folder or `s3://` prefix that `curate` wrote.
+        preset: whose gates to begin with; those that OUT has, if not given.
+        config: a YAML file with gates over them.
+        settings: gates over both, such as `{"gates.volume": "loudness.mean_volume_db > -35"}`;
+            one that is None or empty is removed.
+
+    Raises:
+        TwinreelError: as the command: `not_a_gate`, `unknown_gate`, a gate that is wrong,
+            `not_an_output`.
+    """
+    place = fspath(out)
+    configuration = other_gates(
+        place,
+        preset=preset,
+        file=None if config is None else Path(config),
+        assignments=assignments(settings),
+    )
+    return run_select(place, configuration)
 
 
 def configuration_of(
@@ -90,7 +129,7 @@ def assignments(settings: Settings) -> list[str]:
     """Settings as the command line writes them: `key=value`, the value in YAML."""
     if not isinstance(settings, Mapping):
         return list(settings)
-    return [f"{key}={_text_of(value)}" for key, value in _flat(settings)]
+    return [f"{key}={_text_of(key, value)}" for key, value in _flat(settings)]
 
 
 def _flat(settings: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
@@ -103,8 +142,11 @@ def _flat(settings: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, 
             yield name, value
 
 
-def _text_of(value: object) -> str:
-    if value is None or isinstance(value, str):
+def _text_of(name: str, value: object) -> str:
+    if name.startswith("gates.") and (value is None or isinstance(value, str)):
+        # The command line takes a gate's SQL as it is.
         return value or ""
+    if isinstance(value, str):
+        return json.dumps(value)
     text: str = yaml.safe_dump(value, default_flow_style=True, width=float("inf"))
     return text.removesuffix("...\n").strip()

@@ -11,10 +11,13 @@ from twinreel._names import claim
 
 claim()
 
+from curation.cli.training import read_snapshot, require_training  # noqa: E402
+
+require_training()
+
 import torch  # noqa: E402
 from torch.utils.data import DataLoader, Dataset, Sampler  # noqa: E402
 
-from curation.cli.training import read_snapshot  # noqa: E402
 from manifests.errors import UsageError  # noqa: E402
 from manifests.store.storage import Storage, open_storage  # noqa: E402
 from training.data.media import read_frames, read_waveform  # noqa: E402
@@ -168,6 +171,7 @@ class Order(Sampler[list[tuple[int, float]]]):
         self._index = {sample.sample_id: index for index, sample in enumerate(self._kept)}
         self._batch, self._seed, self._rank, self._ranks = batch, seed, rank, ranks
         self._position = Position()
+        self._epoch: tuple[int, list[GlobalBatch]] | None = None
 
     def __len__(self) -> int:
         return len(self._batches(self._position.epoch)) - self._position.batch
@@ -214,14 +218,17 @@ class Order(Sampler[list[tuple[int, float]]]):
         }
 
     def _batches(self, epoch: int) -> list[GlobalBatch]:
-        return epoch_batches(
-            self._kept,
-            _packed_shape,
-            tasks=_EVERY_SHAPE,
-            batch=self._batch,
-            seed=self._seed,
-            epoch=epoch,
-        )
+        if self._epoch is None or self._epoch[0] != epoch:
+            batches = epoch_batches(
+                self._kept,
+                _packed_shape,
+                tasks=_EVERY_SHAPE,
+                batch=self._batch,
+                seed=self._seed,
+                epoch=epoch,
+            )
+            self._epoch = epoch, batches
+        return self._epoch[1]
 
 
 class CuratedLoader(DataLoader[Sample]):
@@ -236,7 +243,7 @@ class CuratedLoader(DataLoader[Sample]):
         if options.get("num_workers") and "://" in samples._out:
             # A client of an object store does not survive a fork.
             options.setdefault("multiprocessing_context", "spawn")
-        super().__init__(_Weighted(samples), batch_sampler=order, **options)  # type: ignore[arg-type]
+        super().__init__(_Weighted(samples), batch_sampler=order, **options)
         self._order = order
 
     def __iter__(self) -> Iterator[Any]:  # type: ignore[override]

@@ -54,7 +54,7 @@ def train(
 
     On several machines, start this command with `torchrun` on each of them.
     """
-    _need_torch()
+    require_training()
     from training.launch import launch  # noqa: PLC0415 - keeps `--help` quick
     from training.recipe import load_recipe  # noqa: PLC0415
     from training.train import TrainingRun  # noqa: PLC0415
@@ -109,7 +109,7 @@ def generate(
     scale: Annotated[int, typer.Option(min=1, help="Pixels written for each generated one.")] = 1,
 ) -> None:
     """Generate a clip with video and audio from a run's newest checkpoint."""
-    _need_torch()
+    require_training()
     from training.generate.clip import check_suffix, write_clip  # noqa: PLC0415
     from training.generate.request import Request  # noqa: PLC0415
     from training.generate.sampler import Sampler  # noqa: PLC0415
@@ -123,7 +123,7 @@ def generate(
     sampling = read_recipe(run).sampling.model_copy(update=changed)
     check_suffix(out)
     request = Request(
-        prompt, image=image, video=video, audio=audio, task=_task(task), aspect=_aspect(size),
+        prompt, image=image, video=video, audio=audio, task=named_task(task), aspect=_aspect(size),
         seed=seed,
     )  # fmt: skip
     sampler = Sampler(run, sampling)
@@ -154,7 +154,7 @@ def plan_train(
     as_json: AsJson = False,
 ) -> None:
     """Parameters, tokens, operations, memory and hours of a recipe. Allocates nothing."""
-    _need_torch()
+    require_training()
     from training.plan import plan_training  # noqa: PLC0415
     from training.recipe import load_recipe  # noqa: PLC0415
 
@@ -178,7 +178,12 @@ def plan_train(
     Console().print(table)
 
 
-def _task(name: str | None) -> TaskName | None:
+def named_task(name: str | None) -> TaskName | None:
+    """The task of a name.
+
+    Raises:
+        UsageError: `unknown_task`.
+    """
     from training.objective.tasks import TASKS  # noqa: PLC0415
 
     if name is None:
@@ -207,7 +212,12 @@ def _aspect(size: str | None) -> tuple[int, int] | None:
     return int(width), int(height)
 
 
-def _need_torch() -> None:
+def require_training() -> None:
+    """Make sure that what training and generating need is installed.
+
+    Raises:
+        UsageError: `training_not_installed`.
+    """
     missing = [name for name in ("torch", "librosa") if importlib.util.find_spec(name) is None]
     if missing:
         raise UsageError(
