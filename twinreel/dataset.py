@@ -13,7 +13,7 @@ claim("curation", "stages", "manifests")
 
 import pyarrow as pa  # noqa: E402
 
-from curation.cli.inspection import open_view  # noqa: E402
+from curation.cli.inspection import open_output  # noqa: E402
 from manifests.errors import UsageError  # noqa: E402
 from manifests.explore.query import run_query  # noqa: E402
 
@@ -47,7 +47,7 @@ class Dataset:
 
     def __init__(self, out: str) -> None:
         self.out = out
-        self._connection = open_view(out)
+        self._connection = open_output(out)
 
     def __repr__(self) -> str:
         return f"Dataset({self.out!r})"
