@@ -37,9 +37,9 @@ def test_a_folder_is_curated_and_decided_again(tmp_path: Path) -> None:
 
 def test_a_file_is_measured(curated: Path) -> None:
     lines = run("measure_file.py", curated.parent / "raw" / "0.mp4")
-    assert lines[0].endswith("0.mp4: 5.21 s, h264")
+    assert lines[0].endswith("0.mp4: 1.21 s, h264")
     assert "faces none" in lines[1]
-    assert len([line for line in lines if "#" in line]) >= 10
+    assert len([line for line in lines if "#" in line]) == 3
 
 
 def test_an_own_loop_goes_on_where_it_was(curated: Path, tmp_path: Path) -> None:

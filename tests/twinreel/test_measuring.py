@@ -13,7 +13,7 @@ import twinreel
 
 def test_a_files_clips_are_measured_as_a_job_measures_them(curated: Path) -> None:
     file = curated.parent / "raw" / "0.mp4"
-    found = twinreel.measure(file)
+    found = twinreel.measure(file, settings={"clip.frames": 25})
     with twinreel.open_dataset(curated) as dataset:
         rows = dataset.clips("uri LIKE '%/0.mp4'").to_pylist()
     assert [(clip["start_s"], clip["end_s"]) for clip in found.clips] == [
@@ -29,7 +29,7 @@ def test_a_files_clips_are_measured_as_a_job_measures_them(curated: Path) -> Non
 def test_only_what_is_asked_for_and_what_it_reads_is_measured(curated: Path) -> None:
     found = twinreel.measure(curated.parent / "raw" / "1.mp4", "loudness")
     assert set(found.whole) == {"loudness", "shots"}
-    assert found.source.duration_s == pytest.approx(5.2, abs=0.1)
+    assert found.source.duration_s == pytest.approx(1.2, abs=0.1)
     signals = found.signals["loudness"]
     squares = np.nansum(signals.series["square_sum"]) / np.nansum(signals.series["samples"])
     assert found["loudness"]["mean_volume_db"] == pytest.approx(10 * np.log10(squares), abs=0.1)
@@ -38,8 +38,8 @@ def test_only_what_is_asked_for_and_what_it_reads_is_measured(curated: Path) -> 
 
 def test_settings_are_those_of_a_job(curated: Path) -> None:
     file = curated.parent / "raw" / "1.mp4"
-    found = twinreel.measure(file, "loudness", settings={"clip": {"frames": 49}})
-    assert found.clips[0]["end_s"] == pytest.approx(49 / 24)
+    found = twinreel.measure(file, "loudness", settings={"clip": {"frames": 13}})
+    assert found.clips[0]["end_s"] == pytest.approx(13 / 24)
 
 
 def test_what_is_wrong_is_named(curated: Path, tmp_path: Path) -> None:

@@ -80,7 +80,7 @@ def test_a_loader_resumes_after_the_last_batch_that_it_gave(curated: Path, worke
     begun = samples.loader(2, seed=7, num_workers=workers)
     batch = next(iter(begun))
     assert batch["sample_id"] == first[0]
-    assert batch["frames"].shape[:3] == (len(first[0]), 121, 3)
+    assert batch["frames"].shape[:3] == (len(first[0]), 25, 3)
     assert batch["audio"].shape[0] == len(first[0])
     resumed = CuratedSamples(curated).loader(2, seed=7, num_workers=workers)
     resumed.load_state_dict(begun.state_dict())
