@@ -1,4 +1,4 @@
-"""What is installed, what is missing, what each missing part would give, and how to get it."""
+"""The command `doctor`: what is installed, what is missing and would give what."""
 
 from __future__ import annotations
 
@@ -10,7 +10,11 @@ import sys
 from typing import Literal
 
 import psutil
+import typer
+from rich.console import Console
 
+from curation.cli.options import AsJson
+from curation.cli.printing import print_json
 from stages.weights.catalogue import CATALOGUE, WeightSet
 from stages.weights.find import find_set, fullest_folder, size_text
 
@@ -128,3 +132,21 @@ def _version(module: str) -> str | None:
         return importlib.metadata.version(distribution)
     except importlib.metadata.PackageNotFoundError:
         return "installed"
+
+
+def doctor(as_json: AsJson = False) -> None:
+    """What is installed, what is missing, what each missing part would give, how to get it."""
+    findings = examine()
+    if as_json:
+        print_json([dataclasses.asdict(finding) for finding in findings])
+    else:
+        console = Console()
+        marks = {"ok": "[green]ok[/]", "missing": "[red]missing[/]", "optional": "[yellow]-[/]"}
+        for finding in findings:
+            console.print(f"{marks[finding.state]} [bold]{finding.part}[/] {finding.detail}")
+            if finding.state != "ok":
+                console.print(f"    gives: {finding.gives}", highlight=False)
+                if finding.get:
+                    console.print(f"    get it: {finding.get}", highlight=False, markup=False)
+    if any(finding.state == "missing" for finding in findings):
+        raise typer.Exit(1)

@@ -14,6 +14,7 @@ from rich.console import Console
 from rich.progress import Progress
 from rich.table import Table
 
+from curation.cli.options import AsJson
 from manifests.errors import TwinreelError, UsageError
 
 if TYPE_CHECKING:
@@ -28,7 +29,6 @@ Assignments = Annotated[
     list[str] | None,
     typer.Option("--set", metavar="KEY=VALUE", help="One setting, e.g. `optimizer.eps=1e-7`."),
 ]
-AsJson = Annotated[bool, typer.Option("--json", help="Print JSON instead of tables.")]
 Run = Annotated[Path, typer.Argument(help="What `twinreel train` wrote.")]
 
 

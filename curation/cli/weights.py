@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 import os
 import sys
 from pathlib import Path
@@ -16,6 +15,8 @@ from rich.markup import escape
 from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TransferSpeedColumn
 from rich.table import Column, Table
 
+from curation.cli.options import AsJson
+from curation.cli.printing import print_json
 from manifests.errors import StorageError, TwinreelError, UsageError
 from stages.weights.catalogue import CATALOGUE, WeightSet
 from stages.weights.find import (
@@ -58,14 +59,13 @@ FromMirror = Annotated[
 Offline = Annotated[
     bool, typer.Option("--offline", help=f"Use no network; {OFFLINE_VARIABLE}=1 does the same.")
 ]
-AsJson = Annotated[bool, typer.Option("--json", help="Print JSON instead of tables.")]
 
 
 @app.command("list")
 def list_(as_json: AsJson = False) -> None:
     """Which weights there are, what for, under which licence, and whether they are here."""
     if as_json:
-        _print_json([_describe(weights) for weights in CATALOGUE.values()])
+        print_json([_describe(weights) for weights in CATALOGUE.values()])
         return
     table = Table(*(Column(name, overflow="fold") for name in _COLUMNS), box=None)
     for weights in CATALOGUE.values():
@@ -120,7 +120,7 @@ def fetch(
         )
     fetched = _fetch_all(chosen, mirror, offline=offline, quiet=as_json)
     if as_json:
-        _print_json([dataclasses.asdict(file) for file in fetched])
+        print_json([dataclasses.asdict(file) for file in fetched])
 
 
 @app.command()
@@ -136,7 +136,7 @@ def verify(names: Names = None, as_json: AsJson = False) -> None:
     if not names:
         files = [file for file in files if file.verdict != "missing"]
     if as_json:
-        _print_json([dataclasses.asdict(file) for file in files])
+        print_json([dataclasses.asdict(file) for file in files])
     else:
         for file in files:
             detail = f" ({file.detail})" if file.detail else ""
@@ -174,7 +174,7 @@ def mirror_to(
             for file in files:
                 typer.echo(f"{file.state:8} {file.url} ({size_text(file.size_bytes)})")
     if as_json:
-        _print_json([dataclasses.asdict(file) for file in mirrored])
+        print_json([dataclasses.asdict(file) for file in mirrored])
     elif not mirrored:
         typer.echo("no weights are here: name some, or give --all")
 
@@ -321,7 +321,3 @@ def _publisher(weights: WeightSet) -> str:
     if source.startswith("hf://"):
         return "/".join(source.split("/")[:4])
     return urlsplit(source).netloc
-
-
-def _print_json(value: object) -> None:
-    typer.echo(json.dumps(value, indent=2, default=str, ensure_ascii=False))

@@ -254,7 +254,7 @@ def test_storage_that_fails_while_a_sample_is_written_passes(
         raise OSError(28, "No space left on device")
 
     with monkeypatch.context() as patch:
-        patch.setattr("stages.packing.write_sample", full)
+        patch.setattr("stages.packing.write.write_sample", full)
         assert "6 samples could not be packed for now (storage_unwritable)" in pack(bucket, out).out
     pack(bucket, out)
     assert tars(out) == tars(undisturbed)
