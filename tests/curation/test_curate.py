@@ -1,15 +1,16 @@
-"""The whole job on a small rendered bucket: once, twice, with other gates, other lengths."""
+"""The whole job on a small rendered bucket: once, twice, with other gates, other lengths.
+
+The first is done by Ray, the others in this process: results do not depend on who does them.
+"""
 
 from __future__ import annotations
 
 import hashlib
 import shutil
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
-import ray
 import webdataset
 
 from curation.config import JobConfiguration, load_configuration
@@ -24,6 +25,10 @@ from curation.demo_bucket import (
 )
 from manifests.explore.open import inspect_sql, open_view
 from training.data.verify import verify_samples
+from tests.support.in_process import engine
+from training.data.samples import verify_samples
+
+__all__ = ["engine"]
 
 FAST = VideoFormat(options={"preset": "ultrafast"})
 PACK = ["pack.area_px=16384", "pack.preset=ultrafast", "split.held_out_share=0.5"]
@@ -50,13 +55,6 @@ def rows(out: Path, sql: str) -> list[dict[str, Any]]:
 
 
 @pytest.fixture(scope="module")
-def one_ray() -> Iterator[None]:
-    ray.init(address="local", num_cpus=2, include_dashboard=False, log_to_driver=False)
-    yield
-    ray.shutdown()
-
-
-@pytest.fixture(scope="module")
 def bucket(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("raw")
     shape = Shape(width=320, height=180, fps=24, duration_s=11.0, video=FAST)
@@ -78,9 +76,7 @@ def bucket(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def done(
-    one_ray: None, bucket: Path, tmp_path_factory: pytest.TempPathFactory
-) -> tuple[Path, Summary]:
+def done(bucket: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Summary]:
     out = tmp_path_factory.mktemp("out") / "run"
     return out, run_curation([str(bucket)], str(out), configuration())
 
@@ -140,6 +136,7 @@ def test_bars_do_not_reach_the_samples(done: tuple[Path, Summary]) -> None:
     assert row["width"] / row["height"] == pytest.approx(row["w"] / row["h"], rel=0.03)
 
 
+@pytest.mark.usefixtures("engine")
 def test_a_second_run_decodes_and_writes_nothing(done: tuple[Path, Summary], bucket: Path) -> None:
     out, _ = done
     before = files_of(out)
@@ -153,6 +150,7 @@ def comparable(out: Path) -> list[dict[str, Any]]:
     return rows(out, "SELECT * EXCLUDE (sample) FROM dataset ORDER BY clip_id")
 
 
+@pytest.mark.usefixtures("engine")
 def test_two_runs_into_fresh_folders_are_the_same(
     done: tuple[Path, Summary], bucket: Path, tmp_path: Path
 ) -> None:
@@ -188,6 +186,7 @@ def test_other_gates_decide_again_without_decoding(
     assert len(rows(out, "SELECT clip_id FROM dataset WHERE state = 'keep'")) == len(levels)
 
 
+@pytest.mark.usefixtures("engine")
 def test_another_clip_length_decodes_nothing_for_signals(
     done: tuple[Path, Summary], bucket: Path, tmp_path: Path
 ) -> None:
@@ -209,9 +208,8 @@ def test_another_clip_length_decodes_nothing_for_signals(
     assert comparable(fresh) == comparable(out)
 
 
-def test_a_changed_file_takes_the_old_ones_place(
-    one_ray: None, bucket: Path, tmp_path: Path
-) -> None:
+@pytest.mark.usefixtures("engine")
+def test_a_changed_file_takes_the_old_ones_place(bucket: Path, tmp_path: Path) -> None:
     raw, out = tmp_path / "raw", tmp_path / "out"
     raw.mkdir()
     shutil.copy(bucket / "bars.mp4", raw / "a.mp4")

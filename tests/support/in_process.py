@@ -1,15 +1,25 @@
-"""A job's tasks in this process, one after another, without Ray; with faults where a test wants."""
+"""A job's tasks without Ray, one after another: in this process, or in a child of it.
+
+With faults where a test wants them. What Ray adds (actors, lost nodes, batches of clips on their
+way to a model) is the subject of `tests/curation/engine/` and of the jobs that run as a command.
+"""
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable, Iterable, Iterator
 from types import TracebackType
-from typing import Any
+from typing import Any, Self
+from unittest import mock
 
 import pytest
 
+from curation.config import DecodeSettings, EngineSettings
 from curation.engine.tasks import Outcome, Task
+from curation.engine.worker import Worker
 from manifests.errors import TwinreelError
+from stages.base.contract import StageCall
+from stages.run.clip import ForModel, LoadedStage
 
 Fault = Callable[[Task[Any]], None]
 """Raises what a task is to fail with."""
@@ -32,7 +42,7 @@ def run_tasks(tasks: Iterable[Task[Any]], begun: Fault = no_fault) -> Iterator[O
 
 
 class InProcessEngine:
-    """Takes the place of `curation.engine.engine.Engine` for stages that need no model.
+    """Takes the place of `curation.engine.engine.Engine`.
 
     Args:
         fault: asked before every task.
@@ -44,11 +54,13 @@ class InProcessEngine:
         self.subjects: list[tuple[str, str]] = []
         """Function (without its module) and file of every task that was run."""
 
-    def __call__(self, *settings: object) -> InProcessEngine:
+    def __call__(
+        self, settings: EngineSettings, decode: DecodeSettings, address: str | None
+    ) -> Self:
         """As the class is called by a job."""
         return self
 
-    def __enter__(self) -> InProcessEngine:
+    def __enter__(self) -> Self:
         return self
 
     def __exit__(
@@ -68,10 +80,57 @@ class InProcessEngine:
 
         return run_tasks(tasks, begun)
 
+    def run_model(self, tasks: Iterable[Task[Any]], model: StageCall) -> Iterator[Outcome]:
+        """The same for clips that a model has to see, one at a time.
+
+        Raises:
+            UsageError: the model cannot be had.
+        """
+        loaded: LoadedStage | None = None
+        for outcome in self.run(tasks):
+            if not isinstance(outcome.result, ForModel):
+                yield outcome
+                continue
+            loaded = loaded or LoadedStage(model)
+            [found] = loaded.infer([outcome.result.prepared])
+            failed = isinstance(found, TwinreelError)
+            yield Outcome(outcome.task, *((None, found) if failed else (found, None)))
+
+
+class ChildEngine(InProcessEngine):
+    """Runs tasks in a process that may crash, hang and be killed, as each of Ray's workers does."""
+
+    def __call__(
+        self, settings: EngineSettings, decode: DecodeSettings, address: str | None
+    ) -> Self:
+        self._worker: Worker | None = Worker(decode.stall_s, decode.memory_mb, decode.retries)
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        # Its process ends with the connection to it.
+        self._worker = None
+
+    def run(self, tasks: Iterable[Task[Any]]) -> Iterator[Outcome]:
+        """The outcomes in the tasks' order."""
+        for task in tasks:
+            assert self._worker is not None
+            yield Outcome(task, *self._worker.run(task.function_name, task.argument, task.subject))
+
+
+@contextlib.contextmanager
+def jobs_by(engine: InProcessEngine) -> Iterator[InProcessEngine]:
+    """Has all jobs that begin meanwhile run their tasks so."""
+    with mock.patch("curation.curate.Engine", engine):
+        yield engine
+
 
 @pytest.fixture
-def engine(monkeypatch: pytest.MonkeyPatch) -> InProcessEngine:
+def engine() -> Iterator[InProcessEngine]:
     """Runs the tasks of all jobs of a test."""
-    engine = InProcessEngine()
-    monkeypatch.setattr("curation.curate.Engine", engine)
-    return engine
+    with jobs_by(InProcessEngine()) as engine:
+        yield engine

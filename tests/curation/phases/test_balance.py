@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import ray
 
 from curation.config import JobConfiguration, load_configuration
 from curation.curate import run_curation, run_select
@@ -16,6 +15,7 @@ from curation.demo_bucket import Shape, VideoFormat
 from curation.demo_bucket.clips import still_clip
 from manifests.errors import UsageError
 from manifests.explore.open import inspect_sql
+from tests.support.in_process import InProcessEngine, jobs_by
 
 FAST = VideoFormat(options={"preset": "ultrafast"})
 TALL, WIDE, SQUARE = (96, 160), (160, 96), (128, 128)
@@ -57,10 +57,9 @@ def render(raw: Path, name: str, size: tuple[int, int], seconds: float) -> None:
 
 
 @pytest.fixture(scope="module", autouse=True)
-def one_ray() -> Iterator[None]:
-    ray.init(address="local", num_cpus=2, include_dashboard=False, log_to_driver=False)
-    yield
-    ray.shutdown()
+def in_process() -> Iterator[None]:
+    with jobs_by(InProcessEngine()):
+        yield
 
 
 def test_shares_hold_and_clips_keep_their_places_when_files_are_added(tmp_path: Path) -> None:

@@ -12,13 +12,13 @@ from typing import Any
 import av
 import numpy as np
 import pytest
-import ray
 import soundfile
 
 from curation.config import JobConfiguration, load_configuration
 from curation.curate import run_curation
 from curation.demo_bucket import Shape, VideoFormat, talking_face_clip
 from manifests.explore.open import inspect_sql
+from tests.support.in_process import InProcessEngine, jobs_by
 
 FACE = Shape(512, 288, 25, 6.0, video=VideoFormat(options={"preset": "ultrafast"}))
 OFFSETS = (8, -6)
@@ -39,10 +39,9 @@ def configuration(*assignments: str) -> JobConfiguration:
 
 
 @pytest.fixture(scope="module", autouse=True)
-def one_ray() -> Iterator[None]:
-    ray.init(address="local", num_cpus=2, include_dashboard=False, log_to_driver=False)
-    yield
-    ray.shutdown()
+def in_process() -> Iterator[None]:
+    with jobs_by(InProcessEngine()):
+        yield
 
 
 def rows(out: Path, sql: str) -> list[dict[str, Any]]:

@@ -9,7 +9,6 @@ from typing import Any
 
 import numpy as np
 import pytest
-import ray
 import soundfile
 
 from curation.config import JobConfiguration, load_configuration
@@ -18,6 +17,8 @@ from curation.demo_bucket import Shape, VideoFormat, scenery_clip
 from curation.demo_bucket.render import AudioTrack
 from manifests.explore.open import inspect_sql, open_view
 from training.data.verify import verify_samples
+from tests.support.in_process import InProcessEngine, jobs_by
+from training.data.samples import verify_samples
 
 EMBEDDED = (
     "stages.transcript.enabled=false",
@@ -60,17 +61,14 @@ def bucket(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-@pytest.fixture(scope="module")
-def one_ray() -> Iterator[None]:
-    ray.init(address="local", num_cpus=2, include_dashboard=False, log_to_driver=False)
-    yield
-    ray.shutdown()
+@pytest.fixture(scope="module", autouse=True)
+def in_process() -> Iterator[None]:
+    with jobs_by(InProcessEngine()):
+        yield
 
 
 @pytest.fixture(scope="module")
-def pretraining(
-    one_ray: None, bucket: Path, tmp_path_factory: pytest.TempPathFactory
-) -> tuple[Path, Summary]:
+def pretraining(bucket: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Summary]:
     out = tmp_path_factory.mktemp("out") / "pretraining"
     return out, run_curation([str(bucket)], str(out), configuration("ovi-audio"))
 
@@ -130,9 +128,7 @@ def test_pretraining_samples_have_their_clips_own_length(
     assert summary.funnel.samples.seconds == pytest.approx(packed_s, abs=1e-3)
 
 
-def test_fine_tuning_samples_are_121_frames_long_and_padded(
-    one_ray: None, bucket: Path, tmp_path: Path
-) -> None:
+def test_fine_tuning_samples_are_121_frames_long_and_padded(bucket: Path, tmp_path: Path) -> None:
     out = tmp_path / "out"
     run_curation([str(bucket)], str(out), configuration("ovi-audio-5s"))
     found = rows(
