@@ -30,8 +30,8 @@ from tests.support.command_line import (
     render_small,
     start_process,
     twinreel,
-    twinreel_process,
 )
+from tests.support.in_process import ChildEngine, InProcessEngine, jobs_by
 
 FAULTS = Path(__file__).parents[1] / "support" / "faults"
 
@@ -186,6 +186,13 @@ def test_a_job_of_another_version_is_told_from_no_job(
 # --- files that break the decoder
 
 
+@contextlib.contextmanager
+def faulty_decoders() -> Iterator[None]:
+    """Jobs decode in a child process that finds `tests/support/faults` before anything else."""
+    with jobs_by(ChildEngine()), mock.patch.object(sys, "path", [str(FAULTS), *sys.path]):
+        yield
+
+
 @pytest.fixture(scope="module")
 def clip(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return render_small(tmp_path_factory.mktemp("clip") / "clip.mp4", seed=1)
@@ -205,16 +212,12 @@ def misbehaving(clip: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[P
     (folder / "raw" / "cut.mp4").write_bytes(clip.read_bytes()[:4000])
     (folder / "raw" / "gone.mp4").symlink_to(folder / "nowhere.mp4")
     (folder / "raw" / "notes.json").write_text("{}")
-    finished = twinreel_process(
-        "curate",
-        folder / "raw",
-        "--out",
-        folder / "out",
-        "--json",
-        *("--set", "decode.stall_s=8", "--set", "decode.memory_mb=1000"),
-        *SMALL_SAMPLES,
-        environment={"PYTHONPATH": str(FAULTS)},
-    )
+    with faulty_decoders():
+        finished = twinreel(
+            "curate", folder / "raw", "--out", folder / "out", "--json",
+            "--set", "decode.stall_s=4", "--set", "decode.memory_mb=1000",
+            "--set", "decode.retries=0", *SMALL_SAMPLES,
+        )  # fmt: skip
     return folder / "out", finished
 
 
@@ -282,10 +285,8 @@ def test_what_a_killed_decoder_leaves_is_done_by_the_next_run(clip: Path, tmp_pa
         (raw / f"{name}.mp4").write_bytes(clip.read_bytes())
 
     def curate() -> Finished:
-        finished = twinreel_process(
-            "curate", raw, "--out", tmp_path / "out", *SMALL_SAMPLES,
-            environment={"PYTHONPATH": str(FAULTS), "TWINREEL_TEST_OUTAGE": str(outage)},
-        )  # fmt: skip
+        with faulty_decoders(), mock.patch.dict(os.environ, TWINREEL_TEST_OUTAGE=str(outage)):
+            finished = twinreel("curate", raw, "--out", tmp_path / "out", *SMALL_SAMPLES)
         assert finished.code == 0, finished.err
         return finished
 
@@ -450,7 +451,8 @@ def test_a_bucket_in_which_nothing_has_audio(tmp_path: Path) -> None:
     for name in ("a", "b"):
         render_small(tmp_path / "raw" / f"{name}.mp4", sound=False)
     arguments = ("curate", tmp_path / "raw", "--out", tmp_path / "out", *SMALL_SAMPLES)
-    finished = twinreel_process(*arguments)
+    with jobs_by(InProcessEngine()):
+        finished = twinreel(*arguments)
     assert finished.code == 0, finished.err
     assert "Traceback" not in finished.out + finished.err
     assert finished.out.count("None of the sources has sound") == 1
@@ -526,7 +528,8 @@ def test_a_stopped_and_a_killed_job_go_on_where_they_were(clip: Path, tmp_path: 
     assert _tars(out) == {}
 
     started = time.monotonic()
-    finished = twinreel_process("curate", tmp_path / "raw", "--out", out, "--json", *settings)
+    with jobs_by(InProcessEngine()):
+        finished = twinreel("curate", tmp_path / "raw", "--out", out, "--json", *settings)
     assert finished.code == 0, finished.err
     assert time.monotonic() - started < 50, "a dead job's lease must not be waited for"
     assert finished.json()["decoded_units"] == 0
@@ -534,7 +537,8 @@ def test_a_stopped_and_a_killed_job_go_on_where_they_were(clip: Path, tmp_path: 
     assert all(after[name] == value for name, value in before.items() if name.endswith("parquet"))
     assert not (out / LEASE).exists()
 
-    whole = twinreel_process("curate", tmp_path / "raw", "--out", undisturbed, "--json", *settings)
+    with jobs_by(InProcessEngine()):
+        whole = twinreel("curate", tmp_path / "raw", "--out", undisturbed, *settings)
     assert whole.code == 0, whole.err
     assert _clips(out) == _clips(undisturbed)
     assert _tars(out) == _tars(undisturbed) != {}

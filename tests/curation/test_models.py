@@ -5,8 +5,10 @@ The scripted server stands for the captioning model.
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import numpy as np
 import pytest
@@ -15,7 +17,8 @@ import soundfile
 from curation.demo_bucket import Shape, VideoFormat, scenery_clip, talking_face_clip
 from curation.demo_bucket.clips import still_clip
 from manifests.explore.open import inspect_sql
-from tests.support.command_line import Finished, twinreel, twinreel_process
+from tests.support.command_line import twinreel, twinreel_process
+from tests.support.in_process import InProcessEngine, engine, jobs_by
 from tests.support.made_up_weights import (
     write_ast,
     write_clip,
@@ -26,6 +29,8 @@ from tests.support.made_up_weights import (
 from tests.support.made_up_whisper import write_whisper
 from tests.support.scripted_server import ScriptedServer, well_formed
 from tests.support.voices import say
+
+__all__ = ["engine"]
 
 FAST = VideoFormat(options={"preset": "ultrafast"})
 LOOSE = (
@@ -67,27 +72,41 @@ def weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def environment(weights: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
     home = str(tmp_path_factory.mktemp("home"))
-    return {"TWINREEL_WEIGHTS": str(weights), "HOME": home, "OMP_NUM_THREADS": "2"}
+    return {"TWINREEL_WEIGHTS": str(weights), "HOME": home}
+
+
+@pytest.fixture
+def with_weights(environment: dict[str, str], monkeypatch: pytest.MonkeyPatch) -> None:
+    for name, value in environment.items():
+        monkeypatch.setenv(name, value)
+
+
+def arguments(bucket: Path, out: Path, server: ScriptedServer, *more: str) -> list[str | Path]:
+    return [
+        "curate", bucket, "--out", out, "--preset", "ovi", *LOOSE,
+        "--set", f"caption.endpoint.base_url={server.base_url}",
+        "--set", "caption.endpoint.model=made-up", *more,
+    ]  # fmt: skip
 
 
 @pytest.fixture(scope="module")
 def done(
     bucket: Path, environment: dict[str, str], tmp_path_factory: pytest.TempPathFactory
-) -> tuple[Path, Finished, ScriptedServer]:
+) -> tuple[Path, ScriptedServer]:
+    """A finished job whose models were loaded in this process."""
     out = tmp_path_factory.mktemp("out") / "ovi"
-    with ScriptedServer(well_formed) as server:
-        finished = twinreel_process(
-            "curate", bucket, "--out", out, "--preset", "ovi", *LOOSE,
-            "--set", f"caption.endpoint.base_url={server.base_url}",
-            "--set", "caption.endpoint.model=made-up",
-            environment=environment,
-        )  # fmt: skip
+    with (
+        ScriptedServer(well_formed) as server,
+        jobs_by(InProcessEngine()),
+        mock.patch.dict(os.environ, environment),
+    ):
+        finished = twinreel(*arguments(bucket, out, server))
     assert finished.code == 0, finished.err
-    return out, finished, server
+    return out, server
 
 
 def test_every_model_stage_measures_what_it_applies_to(
-    done: tuple[Path, Finished, ScriptedServer],
+    done: tuple[Path, ScriptedServer],
 ) -> None:
     found = rows(
         done[0],
@@ -120,7 +139,7 @@ def test_every_model_stage_measures_what_it_applies_to(
     assert by_file["mute.mp4"]["aesthetic"] is None
 
 
-def test_words_are_a_table_of_their_own(done: tuple[Path, Finished, ScriptedServer]) -> None:
+def test_words_are_a_table_of_their_own(done: tuple[Path, ScriptedServer]) -> None:
     words = rows(
         done[0],
         """SELECT w.*, c.start_s AS from_s, c.end_s AS to_s, c.transcript.words AS count
@@ -132,9 +151,9 @@ def test_words_are_a_table_of_their_own(done: tuple[Path, Finished, ScriptedServ
 
 
 def test_captions_of_the_model_are_in_the_form_and_verified(
-    done: tuple[Path, Finished, ScriptedServer],
+    done: tuple[Path, ScriptedServer],
 ) -> None:
-    out, _, server = done
+    out, server = done
     found = rows(out, "SELECT * FROM captions")
     assert len(found) == len(server.asks) == 2
     for row in found:
@@ -149,23 +168,43 @@ def test_captions_of_the_model_are_in_the_form_and_verified(
     assert all(row["state"] == "keep" and row["sample"]["status"] == "ok" for row in packed)
 
 
+@pytest.mark.usefixtures("with_weights")
 def test_a_second_run_asks_no_model_again(
-    done: tuple[Path, Finished, ScriptedServer], bucket: Path, environment: dict[str, str]
+    done: tuple[Path, ScriptedServer], bucket: Path, engine: InProcessEngine
 ) -> None:
     out = done[0]
     before = rows(out, "SELECT * FROM clips_log"), rows(out, "SELECT * FROM captions_log")
+    more = ("--set", "caption.endpoint.concurrency=3", "--set", "engine.batch_clips=3")
     with ScriptedServer(well_formed) as server:
-        finished = twinreel_process(
-            "curate", bucket, "--out", out, "--preset", "ovi", *LOOSE,
-            "--set", f"caption.endpoint.base_url={server.base_url}",
-            "--set", "caption.endpoint.model=made-up", "--set", "caption.endpoint.concurrency=3",
-            "--set", "engine.batch_clips=3",
-            environment=environment,
-        )  # fmt: skip
+        finished = twinreel(*arguments(bucket, out, server, *more))
     assert finished.code == 0, finished.err
     assert "nothing decoded, nothing written" in finished.out
-    assert server.asks == []
+    assert server.asks == engine.subjects == []
     assert before == (rows(out, "SELECT * FROM clips_log"), rows(out, "SELECT * FROM captions_log"))
+
+
+@pytest.mark.soak
+def test_on_ray_models_measure_the_same(
+    done: tuple[Path, ScriptedServer], bucket: Path, environment: dict[str, str], tmp_path: Path
+) -> None:
+    """Every model in a process of its own, beside the decoding; six of them take their time."""
+    with ScriptedServer(well_formed) as server:
+        finished = twinreel_process(*arguments(bucket, tmp_path, server), environment=environment)
+    assert finished.code == 0, finished.err
+    sql = "SELECT * EXCLUDE (sample) FROM dataset ORDER BY clip_id"
+    assert alike(rows(tmp_path, sql), rows(done[0], sql))
+    assert len(server.asks) == 2
+
+
+def alike(one: Any, other: Any) -> bool:
+    """Equal but for what a model's batch does to the last digits."""
+    if isinstance(one, dict):
+        return one.keys() == other.keys() and all(alike(one[name], other[name]) for name in one)
+    if isinstance(one, list):
+        return len(one) == len(other) and all(map(alike, one, other))
+    if isinstance(one, float) and isinstance(other, float):
+        return one == pytest.approx(other, rel=1e-3, abs=1e-6)
+    return bool(one == other)
 
 
 @pytest.fixture
@@ -191,13 +230,12 @@ def test_what_is_missing_is_said_before_anything_starts(
         assert word.lower() in finished.err.lower(), word
 
 
+@pytest.mark.usefixtures("nothing_here", "engine")
 def test_without_weights_clips_are_pending_not_guessed(bucket: Path, tmp_path: Path) -> None:
     out = tmp_path / "out"
-    (tmp_path / "empty").mkdir()
-    nothing = {"TWINREEL_WEIGHTS": str(tmp_path / "empty"), "HOME": str(tmp_path)}
-    finished = twinreel_process(
+    finished = twinreel(
         "curate", bucket, "--out", out, "--preset", "ovi", "--missing", "pending",
-        "--set", "gates.area=", environment=nothing,
+        "--set", "gates.area=",
     )  # fmt: skip
     assert finished.code == 0, finished.err
     found = rows(
@@ -217,9 +255,8 @@ def test_without_weights_clips_are_pending_not_guessed(bucket: Path, tmp_path: P
     assert unmeasured in finished.out
 
 
-def test_sound_alone_is_transcribed_and_described_whatever_it_is(
-    environment: dict[str, str], tmp_path: Path
-) -> None:
+@pytest.mark.usefixtures("with_weights", "engine")
+def test_sound_alone_is_transcribed_and_described_whatever_it_is(tmp_path: Path) -> None:
     raw, out = tmp_path / "raw", tmp_path / "out"
     raw.mkdir()
     voice, rate_hz = say("good morning to you all, this is a longer sentence about the weather")
@@ -230,13 +267,12 @@ def test_sound_alone_is_transcribed_and_described_whatever_it_is(
     soundfile.write(raw / "blip.wav", noise[:9_600], 48_000)
     soundfile.write(raw / "silent.wav", np.zeros(48_000 * 3), 48_000)
     with ScriptedServer(well_formed) as server:
-        finished = twinreel_process(
+        finished = twinreel(
             "curate", raw, "--out", out, "--preset", "ovi-audio",
             "--set", "gates.length=", "--set", "gates.has_sound=", "--set", "gates.volume=",
             "--set", "clip.min_frames=2",
             "--set", f"caption.endpoint.base_url={server.base_url}",
             "--set", "caption.endpoint.model=made-up",
-            environment=environment,
         )  # fmt: skip
         assert all(ask.images == () for ask in server.asks)
     assert finished.code == 0, finished.err

@@ -2,34 +2,33 @@
 
 from __future__ import annotations
 
-import contextlib
-import json
 import os
-import time
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any
 
-import numpy as np
 import pytest
-import soundfile
+import ray
 
 from curation.config import DecodeSettings, EngineSettings
 from curation.engine.engine import Engine
-from curation.engine.pool import Pool
 from curation.engine.tasks import Outcome, Task
 from manifests.errors import TwinreelError
-from stages.base.contract import ClipTask, StageCall
-from stages.media.probe import probe
-from stages.registry import build_clip_stage
-from stages.run.clip import ClipMeasurement, measure_clip
 from tests.support import misbehaviour
+from tests.support.ray_faults import lose_results
 
 Make = Callable[..., Engine]
 
 
+@pytest.fixture(scope="module")
+def one_ray() -> Iterator[None]:
+    ray.init(address="local", include_dashboard=False, log_to_driver=False)
+    yield
+    ray.shutdown()
+
+
 @pytest.fixture
-def make() -> Iterator[Make]:
+def make(one_ray: None) -> Iterator[Make]:
     engines: list[Engine] = []
 
     def make(**settings: float) -> Engine:
@@ -101,72 +100,6 @@ def test_what_a_worker_cannot_do_says_why(make: Make) -> None:
     assert not outcome.error.retryable
 
 
-class SlowTagger:
-    """Says speech of everything, in its own time."""
-
-    rate_hz = 16_000
-    labels: ClassVar[Sequence[str]] = ("Speech",)
-
-    def tag(self, sounds: Sequence[np.ndarray[Any, Any]]) -> np.ndarray[Any, Any]:
-        time.sleep(0.1 * len(sounds))
-        return np.ones((len(sounds), 1), np.float32)
-
-
-@contextlib.contextmanager
-def two_nodes() -> Iterator[tuple[str, Callable[[], None]]]:
-    """A cluster's address, and what takes one of its nodes away."""
-    from ray.cluster_utils import Cluster
-
-    cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 1})
-    try:
-        node = cluster.add_node(num_cpus=1)
-        cluster.wait_for_nodes()
-        yield cluster.address, lambda: cluster.remove_node(node, allow_graceful=False)
-    finally:
-        cluster.shutdown()
-
-
-def test_a_node_that_is_lost_costs_no_task() -> None:
-    tasks = [Task(misbehaviour.slow_but_moving, 0.2, f"{one}.mp4") for one in range(60)]
-    found = []
-    with (
-        two_nodes() as (address, lose_node),
-        Engine(EngineSettings(), DecodeSettings(), address) as engine,
-    ):
-        for outcome in engine.run(tasks):
-            found.append(outcome)
-            if len(found) == 10:
-                assert engine.workers == 2
-                lose_node()
-    assert len(found) == 60
-    assert [outcome.error for outcome in found] == [None] * 60
-
-
-def lose_results(monkeypatch: pytest.MonkeyPatch, count: int) -> list[Any]:
-    """Have the first results be gone when they are fetched, as with a node that held them.
-
-    Ray has no call that loses an object, so its error is raised in the place of `ray.get`.
-    """
-    import ray
-
-    wait, get = Pool.wait, ray.get
-    lost: list[Any] = []
-
-    def losing_wait(pool: Pool, running: Collection[Any], *others: Pool) -> list[Any]:
-        done = wait(pool, running, *others)
-        lost.extend(done[: count - len(lost)])
-        return done
-
-    def losing_get(reference: Any) -> Any:
-        if reference in lost:
-            raise ray.exceptions.ObjectLostError(reference.hex(), None, "")
-        return get(reference)
-
-    monkeypatch.setattr(Pool, "wait", losing_wait)
-    monkeypatch.setattr(ray, "get", losing_get)
-    return lost
-
-
 def test_results_that_are_gone_before_they_are_fetched_are_made_again(
     make: Make, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -174,31 +107,3 @@ def test_results_that_are_gone_before_they_are_fetched_are_made_again(
     lost = lose_results(monkeypatch, 3)
     assert results(engine.run(doubles(8))) == [2 * number for number in range(8)]
     assert len(lost) == 3
-
-
-def test_what_a_lost_node_had_prepared_for_a_model_is_prepared_again(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    path = str(tmp_path / "noise.wav")
-    soundfile.write(path, 0.1 * np.random.default_rng(0).standard_normal(16_000 * 4), 16_000)
-    parameters = {"backend": f"{__name__}:SlowTagger", "enabled": True}
-    backend = build_clip_stage("audio_class", parameters, None).backend
-    call = StageCall("audio_class", json.dumps(parameters), backend, "fingerprint")
-    source = probe(path)
-    clips = [ClipTask(f"clip-{one}", path, source, 0.0, 4.0, {}) for one in range(60)]
-    tasks = [Task(measure_clip, ClipMeasurement(call, one), path) for one in clips]
-    found = []
-    with (
-        two_nodes() as (address, lose_node),
-        Engine(EngineSettings(), DecodeSettings(), address) as engine,
-    ):
-        lost = lose_results(monkeypatch, 3)
-        for outcome in engine.run_model(tasks, call):
-            found.append(outcome)
-            if len(found) == 8:
-                lose_node()
-    assert len(lost) == 3
-    assert [outcome.error for outcome in found] == [None] * 60
-    assert {outcome.task.argument.clip.clip_id for outcome in found} == {
-        clip.clip_id for clip in clips
-    }

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import random
+import shutil
 import signal
 import time
 from pathlib import Path
@@ -14,7 +15,8 @@ import pytest
 from curation.demo_bucket import Shape, VideoFormat
 from curation.demo_bucket.clips import still_clip
 from manifests.explore.open import inspect_sql
-from tests.support.command_line import start_process, twinreel_process
+from tests.support.command_line import Finished, start_process, twinreel
+from tests.support.in_process import InProcessEngine, jobs_by
 from tests.support.scripted_server import (
     Ask,
     Cut,
@@ -59,6 +61,28 @@ def arguments(source: Path, out: Path, server: ScriptedServer, *more: str) -> li
 PHASES = ("--phase", "measure", "--phase", "select", "--phase", "caption")
 
 
+def curate(source: Path, out: Path, server: ScriptedServer, *more: str) -> Finished:
+    with jobs_by(InProcessEngine()):
+        return twinreel(*arguments(source, out, server, *more))
+
+
+@pytest.fixture(scope="module")
+def measured(source: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """An OUT whose clips are cut and kept, and wait for their captions."""
+    out = tmp_path_factory.mktemp("measured") / "out"
+    with ScriptedServer(well_formed) as server:
+        finished = curate(source, out, server, *PHASES[:4])
+        assert server.asks == []
+    assert finished.code == 0, finished.err
+    return out
+
+
+@pytest.fixture
+def out(measured: Path, tmp_path: Path) -> Path:
+    """A copy of it."""
+    return Path(shutil.copytree(measured, tmp_path / "out"))
+
+
 def faulty(ask: Ask) -> Step:
     """A tenth of the first answers goes wrong, each in its own way."""
     dice = random.Random(ask.clip)
@@ -68,12 +92,12 @@ def faulty(ask: Ask) -> Step:
     return fault if ask.attempt == 0 and dice.random() < 0.1 else well_formed(ask)
 
 
-def test_faults_lose_no_clip_and_the_key_is_nowhere(source: Path, tmp_path: Path) -> None:
-    out = tmp_path / "out"
+def test_faults_lose_no_clip_and_the_key_is_nowhere(
+    source: Path, out: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("OPENAI_API_KEY", KEY)
     with ScriptedServer(faulty, key=KEY) as server:
-        finished = twinreel_process(
-            *arguments(source, out, server, *PHASES), environment={"OPENAI_API_KEY": KEY}
-        )
+        finished = curate(source, out, server, *PHASES)
     assert finished.code == 0, finished.err
     found = rows(out, "SELECT status, requests, text FROM captions")
     assert len(found) >= CLIPS - 1
@@ -85,9 +109,7 @@ def test_faults_lose_no_clip_and_the_key_is_nowhere(source: Path, tmp_path: Path
         assert path.is_dir() or KEY.encode() not in path.read_bytes(), path
 
 
-def test_a_killed_run_asks_for_no_committed_caption_again(source: Path, tmp_path: Path) -> None:
-    out = tmp_path / "out"
-
+def test_a_killed_run_asks_for_no_committed_caption_again(source: Path, out: Path) -> None:
     def slow(ask: Ask) -> Step:
         said = well_formed(ask)
         assert isinstance(said, Say)
@@ -105,7 +127,7 @@ def test_a_killed_run_asks_for_no_committed_caption_again(source: Path, tmp_path
         asked_first = {ask.clip for ask in server.asks}
     assert 0 < len(before) < CLIPS - 10
     with ScriptedServer(well_formed) as server:
-        finished = twinreel_process(*arguments(source, out, server, *PHASES))
+        finished = curate(source, out, server, *PHASES)
         asked_again = [ask.clip for ask in server.asks]
     assert finished.code == 0, finished.err
     after = {row["clip_id"]: row["text"] for row in rows(out, "SELECT * FROM captions")}
@@ -116,10 +138,7 @@ def test_a_killed_run_asks_for_no_committed_caption_again(source: Path, tmp_path
     assert len(asked_first & set(asked_again)) == len(asked_first) - len(before)
 
 
-def test_failures_are_recorded_and_only_passing_ones_asked_again(
-    source: Path, tmp_path: Path
-) -> None:
-    out = tmp_path / "out"
+def test_failures_are_recorded_and_only_passing_ones_asked_again(source: Path, out: Path) -> None:
 
     def mostly_bad(ask: Ask) -> Step:
         kind = int(ask.clip.removeprefix("media-")[:6], 16) % 4
@@ -128,7 +147,7 @@ def test_failures_are_recorded_and_only_passing_ones_asked_again(
 
     few = ("--set", "clip.frames=48", "--set", "caption.endpoint.tries=2", *PHASES)
     with ScriptedServer(mostly_bad) as server:
-        finished = twinreel_process(*arguments(source, out, server, *few))
+        finished = curate(source, out, server, *few)
     assert finished.code == 0, finished.err
     found = rows(out, "SELECT clip_id, status, error, text FROM captions")
     codes = {row["error"]["code"] for row in found if row["status"] == "failed"}
@@ -139,7 +158,7 @@ def test_failures_are_recorded_and_only_passing_ones_asked_again(
         if row["status"] == "failed" and row["error"]["code"] == "caption_endpoint_failed"
     }
     with ScriptedServer(well_formed) as server:
-        finished = twinreel_process(*arguments(source, out, server, *few))
+        finished = curate(source, out, server, *few)
         assert len(server.asks) == len(passing)
     later = {row["clip_id"]: row["status"] for row in rows(out, "SELECT * FROM captions")}
     assert all(later[clip_id] == "ok" for clip_id in passing)
@@ -149,9 +168,8 @@ def test_failures_are_recorded_and_only_passing_ones_asked_again(
 
 
 def test_a_gate_that_speaks_of_captions_is_asked_once_they_are_there(
-    source: Path, tmp_path: Path
+    source: Path, out: Path
 ) -> None:
-    out = tmp_path / "out"
 
     def by_turns(ask: Ask) -> Step:
         said = well_formed(ask)
@@ -160,11 +178,9 @@ def test_a_gate_that_speaks_of_captions_is_asked_once_they_are_there(
         return Say(said.text.replace("A picture", "A red picture") if red else said.text)
 
     with ScriptedServer(by_turns) as server:
-        finished = twinreel_process(
-            *arguments(
-                source, out, server, "--set", "clip.frames=48", "--set", "pack.area_px=1024",
-                "--set", "gates.red=caption.text LIKE '%red%'",
-            )
+        finished = curate(
+            source, out, server, "--set", "clip.frames=48", "--set", "pack.area_px=1024",
+            "--set", "gates.red=caption.text LIKE '%red%'",
         )  # fmt: skip
     assert finished.code == 0, finished.err
     found = rows(
@@ -178,13 +194,11 @@ def test_a_gate_that_speaks_of_captions_is_asked_once_they_are_there(
 
 
 def test_an_endpoint_that_refuses_the_key_stops_the_phase_and_marks_nothing(
-    source: Path, tmp_path: Path
+    source: Path, out: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    out = tmp_path / "out"
+    monkeypatch.setenv("OPENAI_API_KEY", KEY)
     with ScriptedServer(well_formed, key="another") as server:
-        finished = twinreel_process(
-            *arguments(source, out, server, *PHASES), environment={"OPENAI_API_KEY": KEY}
-        )
+        finished = curate(source, out, server, *PHASES)
     assert finished.code == 2
     assert "[caption_key_refused]" in finished.err
     assert KEY not in finished.err + finished.out

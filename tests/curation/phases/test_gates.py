@@ -25,14 +25,11 @@ from manifests.store.selection import Selection
 from manifests.store.store import Store
 from manifests.store.view import connect
 from stages.registry import clips_schema
-from tests.support.command_line import (
-    SMALL,
-    SMALL_SAMPLES,
-    render_small,
-    twinreel,
-    twinreel_process,
-)
+from tests.support.command_line import SMALL, SMALL_SAMPLES, render_small, twinreel
+from tests.support.in_process import InProcessEngine, engine
 from tests.support.made_up_tables import clip, source
+
+__all__ = ["engine"]
 
 STAGES = {
     "loudness": {"mean_volume_db": (-70.0, -60.0, -40.0, -10.0)},
@@ -263,21 +260,25 @@ def example_of_the_readme() -> str:
     return words[1]
 
 
-def test_what_the_readme_selects_packs_no_clip_without_sound(tmp_path: Path) -> None:
+def test_what_the_readme_selects_packs_no_clip_without_sound(
+    tmp_path: Path, engine: InProcessEngine
+) -> None:
     raw, out, example = tmp_path / "raw", tmp_path / "out", example_of_the_readme()
     render_small(raw / "faint.mp4")
     render_small(raw / "mute.mp4", seed=1, sound=False)
     noise = np.random.default_rng(0).normal(0.0, 0.1, (round(SMALL.duration_s * 48_000), 1))
     scenery_clip(raw / "loud.mp4", seed=2, shape=SMALL, audio=AudioTrack(noise.astype(np.float32)))
     arguments = ("curate", raw, "--out", out, *SMALL_SAMPLES)
-    first = twinreel_process(*arguments)
+    first = twinreel(*arguments)
     assert first.code == 0, first.err
     assert "has_sound" in first.out
     again = twinreel("select", out, "--set", example)
     assert again.code == 0, again.err
-    # What the last command could pack is packed already: Ray does not start again.
-    last = twinreel_process(*arguments, "--set", example)
+    engine.subjects.clear()
+    last = twinreel(*arguments, "--set", example)
     assert last.code == 0, last.err
+    # What the last command could pack is packed already.
+    assert engine.subjects == []
     found = inspect_sql(
         str(out),
         "SELECT regexp_extract(uri, '[^/]*$') AS file, state, rejected_by, sample.status AS sample"

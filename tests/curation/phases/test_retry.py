@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import sys
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -19,12 +20,11 @@ from stages.run.clip import measure_clip
 from stages.run.unit import measure_unit
 from tests.support.command_line import (
     SMALL_SAMPLES,
-    Finished,
     render_small,
     twinreel,
     twinreel_process,
 )
-from tests.support.in_process import Fault, InProcessEngine, engine, no_fault
+from tests.support.in_process import Fault, InProcessEngine, engine, jobs_by, no_fault
 
 __all__ = ["engine"]
 
@@ -69,28 +69,39 @@ def raw(tmp_path: Path) -> Path:
     return tmp_path / "raw"
 
 
-def curate(raw: Path) -> Finished:
-    settings = (
-        "clip.min_frames=2", "stages.audio_class.enabled=true",
-        "stages.audio_class.backend=made_up_tagger:Tagger",
-        "gates.modality=", "gates.length=", "gates.sync_offset=", "gates.sync_confidence=",
-        "gates.class=audio_class.kind = 'speech'",
-    )  # fmt: skip
-    folder = raw.parent
-    finished = twinreel_process(
-        "curate", raw, "--out", folder / "out", *(f"--set={one}" for one in settings),
-        environment={
-            "PYTHONPATH": str(folder), "TWINREEL_TEST_OUTAGE": str(folder / "outage"),
-        },
-    )  # fmt: skip
-    assert finished.code == 0, finished.err
-    return finished
+SETTINGS = (
+    "clip.min_frames=2", "stages.audio_class.enabled=true",
+    "stages.audio_class.backend=made_up_tagger:Tagger",
+    "gates.modality=", "gates.length=", "gates.sync_offset=", "gates.sync_confidence=",
+    "gates.class=audio_class.kind = 'speech'",
+)  # fmt: skip
 
 
-def test_a_failure_for_now_is_pending_and_measured_by_the_next_run(raw: Path) -> None:
+def arguments(raw: Path) -> list[str | Path]:
+    return ["curate", raw, "--out", raw.parent / "out", *(f"--set={one}" for one in SETTINGS)]
+
+
+@pytest.fixture
+def own_tagger(raw: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """The tagger can be imported, and is not remembered."""
+    monkeypatch.setenv("TWINREEL_TEST_OUTAGE", str(raw.parent / "outage"))
+    monkeypatch.syspath_prepend(str(raw.parent))
+    yield
+    sys.modules.pop("made_up_tagger", None)
+
+
+@pytest.mark.usefixtures("own_tagger")
+def test_a_failure_for_now_is_pending_and_measured_by_the_next_run(
+    raw: Path, engine: InProcessEngine
+) -> None:
+    def curate() -> str:
+        finished = twinreel(*arguments(raw))
+        assert finished.code == 0, finished.err
+        return finished.out
+
     outage, out = raw.parent / "outage", raw.parent / "out"
     outage.touch()
-    curate(raw)
+    curate()
     found = rows(out)
     assert (found["away"]["status"], found["away"]["code"]) == ("failed", "tagger_away")
     assert (found["away"]["state"], found["away"]["pending_on"]) == ("pending", ["audio_class"])
@@ -98,19 +109,25 @@ def test_a_failure_for_now_is_pending_and_measured_by_the_next_run(raw: Path) ->
     assert found["well"]["state"] == "keep"
 
     outage.unlink()
-    curate(raw)
+    curate()
     again = rows(out)
     assert (again["away"]["status"], again["away"]["state"]) == ("ok", "keep")
     assert {name: again[name] for name in ("beaten", "well")} == {
         name: found[name] for name in ("beaten", "well")
     }
-    assert "nothing decoded" in curate(raw).out
+    assert "nothing decoded" in curate()
 
 
 def test_a_model_that_loses_its_device_is_started_again_and_no_clip_pays(raw: Path) -> None:
     lost = raw.parent / "outage-device"
     lost.touch()
-    curate(raw)
+    finished = twinreel_process(
+        *arguments(raw),
+        environment={
+            "PYTHONPATH": str(raw.parent), "TWINREEL_TEST_OUTAGE": str(raw.parent / "outage"),
+        },
+    )  # fmt: skip
+    assert finished.code == 0, finished.err
     assert not lost.exists()
     found = rows(raw.parent / "out")
     assert {name: row["status"] for name, row in found.items()} == {
@@ -173,8 +190,7 @@ def select(out: Path, sql: str) -> list[dict[str, Any]]:
 @pytest.fixture(scope="module")
 def undisturbed(clip: Path, tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, Any]]:
     out = tmp_path_factory.mktemp("undisturbed")
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("curation.curate.Engine", InProcessEngine())
+    with jobs_by(InProcessEngine()):
         assert measure(clip, out)["funnel"]["units"]["ok"]["count"] == 2
     return select(out, EVERYTHING)
 
