@@ -312,9 +312,10 @@ def _done_anew(
 
 
 def _close(job: Job, skipped: int, *, render_previews: bool) -> Summary:
-    write_job_report(job, render_previews=render_previews)
     with job.output.connect() as connection:
         state = funnel(connection)
+    write_job_report(job, state, render_previews=render_previews)
+    with job.output.connect() as connection:
         notes = [
             *job.notes,
             *job.engine.notes,

@@ -9,6 +9,7 @@ from curation.engine.engine import Engine
 from curation.engine.tasks import Task
 from curation.job import Job
 from curation.phases.measured import source_format
+from manifests.explore.funnel import Funnel
 from manifests.explore.report import Player, write_report
 from manifests.store.storage import Storage
 from stages.media.preview import PreviewTask, render_preview
@@ -17,11 +18,12 @@ _SHOWN_PER_STATE = 6
 _PREVIEW_FOLDER = "report"
 
 
-def write_job_report(job: Job, *, render_previews: bool) -> None:
+def write_job_report(job: Job, state: Funnel, *, render_previews: bool) -> None:
     """Write `OUT/report.html`; small copies of its clips are made once and kept in `OUT/report/`.
 
     Args:
         job: the job.
+        state: how things stand.
         render_previews: decode clips whose copy is missing; otherwise show only what is there.
     """
     with job.output.connect() as connection:
@@ -40,7 +42,8 @@ def write_job_report(job: Job, *, render_previews: bool) -> None:
             for row in rows
             if job.output.storage.exists(_path(row))
         ]
-        write_report(job.output.store, connection, job.configuration.gate_list(), players=players)
+        gates = job.configuration.gate_list()
+        write_report(job.output.store, connection, gates, players=players, state=state)
 
 
 def _shown(connection: Any) -> list[dict[str, Any]]:  # noqa: ANN401 - DuckDB's connection

@@ -380,21 +380,29 @@ def test_every_second_of_a_good_file_is_a_clip(misbehaving: tuple[Path, Finished
         "SELECT * FROM no_such_schema.clips",
     ],
 )
-@pytest.mark.parametrize("as_json", [False, True])
 def test_sql_that_does_more_than_read(
-    misbehaving: tuple[Path, Finished], tmp_path: Path, sql: str, as_json: bool
+    misbehaving: tuple[Path, Finished], tmp_path: Path, sql: str
 ) -> None:
-    out, _ = misbehaving
     secret = tmp_path / "secret.csv"
     secret.write_text("word\nopensesame\n")
-    finished = twinreel(
-        "inspect", out, "--sql", sql.format(secret=secret), *(["--json"] if as_json else [])
-    )
+    _refused_sql(misbehaving[0], sql.format(secret=secret), "--json")
+    assert list(tmp_path.iterdir()) == [secret]
+
+
+@pytest.mark.parametrize("sql", ["DROP VIEW dataset", "SELECT * FROM clip", "SELEC 1", ""])
+def test_without_json_wrong_sql_is_refused_alike(
+    misbehaving: tuple[Path, Finished], sql: str
+) -> None:
+    assert _refused_sql(misbehaving[0], sql) == _refused_sql(misbehaving[0], sql, "--json")
+
+
+def _refused_sql(out: Path, sql: str, *more: str) -> str:
+    finished = twinreel("inspect", out, "--sql", sql, *more)
     assert finished.code == 2, finished
     assert finished.message.rpartition(" ")[2] in ("[sql_refused]", "[sql_error]")
     assert "opensesame" not in finished.message
     assert "root:" not in finished.message
-    assert list(tmp_path.iterdir()) == [secret]
+    return finished.message
 
 
 def test_sql_that_reads(misbehaving: tuple[Path, Finished]) -> None:

@@ -134,3 +134,9 @@ def engine() -> Iterator[InProcessEngine]:
     """Runs the tasks of all jobs of a test."""
     with jobs_by(InProcessEngine()) as engine:
         yield engine
+
+
+@pytest.fixture
+def no_report(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Jobs end without `report.html` and its clips: for what runs many jobs about other things."""
+    monkeypatch.setattr("curation.curate.write_job_report", lambda *_, **__: None)

@@ -23,9 +23,11 @@ from stages.registry import SIGNAL_STAGES, STAGES
 from stages.run.clip import measure_clip
 from stages.video.motion.stage import MotionParameters, MotionRecord, MotionStage
 from tests.support.command_line import SMALL_SAMPLES, render_small, twinreel
-from tests.support.in_process import InProcessEngine, engine
+from tests.support.in_process import InProcessEngine, engine, no_report
 
-__all__ = ["engine"]
+__all__ = ["engine", "no_report"]
+
+pytestmark = pytest.mark.usefixtures("no_report")
 
 NO_PICTURES = (
     *(f"--set=stages.{name}.enabled=false" for name in ("sync", "faces", "motion")),

@@ -14,9 +14,11 @@ from curation.job import open_store
 from manifests.errors import MediaError, StorageError
 from stages.packing.write import write_shard
 from tests.support.command_line import SMALL_SAMPLES, Finished, render_small, twinreel
-from tests.support.in_process import Fault, InProcessEngine, engine
+from tests.support.in_process import Fault, InProcessEngine, engine, jobs_by, no_report
 
-__all__ = ["engine"]
+__all__ = ["engine", "no_report"]
+
+pytestmark = pytest.mark.usefixtures("no_report")
 
 SETTINGS = (*SMALL_SAMPLES, "--set", "pack.shard_mb=1", "--set", "split.held_out_share=0")
 """Two samples a shard."""
@@ -42,8 +44,7 @@ def bucket(tmp_path_factory: pytest.TempPathFactory) -> Bucket:
     (folder / "raw").mkdir()
     for name in NAMES:
         (folder / "raw" / f"{name}.mp4").write_bytes(clip)
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("curation.curate.Engine", InProcessEngine())
+    with jobs_by(InProcessEngine()):
         phases = ("measure", "annotate", "select", "caption")
         finished = twinreel(
             "curate", folder / "raw", "--out", folder / "out",
@@ -97,8 +98,7 @@ def samples(out: Path) -> dict[str, dict[str, Any]]:
 @pytest.fixture(scope="module")
 def undisturbed(bucket: Bucket, tmp_path_factory: pytest.TempPathFactory) -> Path:
     out = bucket.copy(tmp_path_factory.mktemp("undisturbed") / "out")
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("curation.curate.Engine", InProcessEngine())
+    with jobs_by(InProcessEngine()):
         pack(bucket, out)
     assert len(tars(out)) == 3
     return out

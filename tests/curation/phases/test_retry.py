@@ -24,9 +24,11 @@ from tests.support.command_line import (
     twinreel,
     twinreel_process,
 )
-from tests.support.in_process import Fault, InProcessEngine, engine, jobs_by, no_fault
+from tests.support.in_process import Fault, InProcessEngine, engine, jobs_by, no_fault, no_report
 
-__all__ = ["engine"]
+__all__ = ["engine", "no_report"]
+
+pytestmark = pytest.mark.usefixtures("no_report")
 
 TAGGER = """
 import os, numpy as np
