@@ -26,7 +26,6 @@ from curation.demo_bucket import (
 from manifests.explore.open import inspect_sql, open_view
 from training.data.verify import verify_samples
 from tests.support.in_process import engine
-from training.data.samples import verify_samples
 
 __all__ = ["engine"]
 

@@ -18,7 +18,6 @@ from curation.demo_bucket.render import AudioTrack
 from manifests.explore.open import inspect_sql, open_view
 from training.data.verify import verify_samples
 from tests.support.in_process import InProcessEngine, jobs_by
-from training.data.samples import verify_samples
 
 EMBEDDED = (
     "stages.transcript.enabled=false",
