@@ -118,7 +118,7 @@ def test_a_killed_run_asks_for_no_committed_caption_again(source: Path, out: Pat
     with ScriptedServer(slow) as server:
         command = arguments(source, out, server, "--set", "caption.endpoint.concurrency=2", *PHASES)
         with start_process(*command) as process:
-            deadline = time.monotonic() + 120
+            deadline = time.monotonic() + 600
             while len(server.asks) < CLIPS // 2 and time.monotonic() < deadline:
                 time.sleep(0.02)
             os.killpg(process.pid, signal.SIGKILL)
