@@ -14,7 +14,7 @@ WORKERS ?= 2
 TORCH_CPU_INDEX := https://download.pytorch.org/whl/cpu
 
 # A file's tests stay in one worker, in their order: they share what they have made. Files are taken
-# as they lie, the long ones of curation/ first.
+# in the order of tests/conftest.py.
 PYTEST := $(BIN)/pytest --numprocesses $(WORKERS) --dist loadfile --no-loadscope-reorder --durations 10
 
 .PHONY: demo test test-all tests tests-all install install-dev lint types clean

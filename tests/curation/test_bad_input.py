@@ -216,7 +216,7 @@ def misbehaving(clip: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[P
     with faulty_decoders():
         finished = twinreel(
             "curate", folder / "raw", "--out", folder / "out", "--json",
-            "--set", "decode.stall_s=8", "--set", "decode.memory_mb=1000",
+            "--set", "decode.stall_s=12", "--set", "decode.memory_mb=800",
             "--set", "decode.retries=0", *SMALL_SAMPLES,
         )  # fmt: skip
     return folder / "out", finished
