@@ -24,8 +24,8 @@ from curation.demo_bucket import (
     talking_face_clip,
 )
 from manifests.explore.open import inspect_sql, open_view
-from training.data.verify import verify_samples
 from tests.support.in_process import engine
+from training.data.verify import verify_samples
 
 __all__ = ["engine"]
 

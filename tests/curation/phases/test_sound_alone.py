@@ -16,8 +16,8 @@ from curation.curate import Summary, run_curation
 from curation.demo_bucket import Shape, VideoFormat, scenery_clip
 from curation.demo_bucket.render import AudioTrack
 from manifests.explore.open import inspect_sql, open_view
-from training.data.verify import verify_samples
 from tests.support.in_process import InProcessEngine, jobs_by
+from training.data.verify import verify_samples
 
 EMBEDDED = (
     "stages.transcript.enabled=false",
