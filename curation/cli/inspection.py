@@ -5,27 +5,16 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
-import duckdb
-
-from curation.job import selection_of_job_file
+from curation.job import open_output, selection_of_job_file
 from manifests.errors import one_line
 from manifests.explore.funnel import Funnel, SampleCounts
-from manifests.explore.open import open_view, saved_selection
+from manifests.explore.open import saved_selection
 from manifests.explore.unpacked import HELD, Unpacked, unpacked
 from manifests.store.lease import Lease
 from manifests.store.store import Store
 
 if TYPE_CHECKING:
     from training.data.verify import Verification
-
-
-def open_output(out: str) -> duckdb.DuckDBPyConnection:
-    """`manifests.explore.open.open_view`, also of what versions wrote that saved no selection.
-
-    Raises:
-        UsageError: `not_an_output`.
-    """
-    return open_view(out, selection_of_job_file)
 
 
 def inspect_samples(out: str) -> tuple[Verification, Unpacked]:
