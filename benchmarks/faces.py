@@ -20,7 +20,7 @@ import cv2
 import numpy as np
 
 from manifests.errors import MediaError
-from stages.base.contract import Observation, Observer
+from stages.base.signals import Observation, Observer
 from stages.media.blocks import Frame
 from stages.media.decode import decode_unit
 from stages.media.probe import probe

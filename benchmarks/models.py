@@ -20,7 +20,8 @@ from typing import Any
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
-from stages.base.contract import ClipTask, ModelStage
+from stages.base.clip import ClipTask
+from stages.base.contract import ModelStage
 from stages.media.probe import probe
 from stages.registry import CLIP_STAGES, build_clip_stage
 from stages.video.motion.flow import MotionRecord

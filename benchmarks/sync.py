@@ -19,7 +19,7 @@ from pathlib import Path
 
 from curation.demo_bucket.clips import Shape, SyncKind, talking_face_clip
 from manifests.errors import MediaError, UsageError
-from stages.base.contract import ClipTask, NotApplicable
+from stages.base.clip import ClipTask, NotApplicable
 from stages.joint.sync.stage import SyncParameters, SyncRecord, SyncStage
 from stages.media.decode import decode_unit
 from stages.media.probe import probe

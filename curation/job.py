@@ -22,8 +22,8 @@ from manifests.store.records import ErrorRecord
 from manifests.store.selection_file import SavedSelection, read_selection, write_selection
 from manifests.store.storage import Storage, open_storage
 from manifests.store.store import Store
-from stages.base.contract import Backend
-from stages.registry import STAGES, clips_schema
+from stages.base.backends import Backend
+from stages.registry import STAGES, clips_schema, side_table_schemas
 from stages.run.unit import signals_schema
 
 JOB_FILE = "job.yaml"
@@ -71,7 +71,7 @@ def open_store(out: str, schemas: Mapping[str, pa.Schema] | None = None) -> tupl
 
 def stage_schemas() -> dict[str, pa.Schema]:
     """Schemas of the tables that hold what this version's stages own."""
-    return {"signals": signals_schema(), "clips": clips_schema()}
+    return {"signals": signals_schema(), "clips": clips_schema(), **side_table_schemas()}
 
 
 def begin_results(job: Job, inputs: Sequence[str]) -> None:

@@ -18,7 +18,8 @@ from manifests.policy.gates import policy_fingerprint
 from manifests.policy.mix import MIX_VERSION
 from manifests.store.selection import Selection
 from manifests.store.selection_file import SavedSelection, StageOrigin
-from stages.base.contract import Backend, ClipStage, SignalStage, Stage, StageCall
+from stages.base.backends import Backend
+from stages.base.contract import ClipStage, SignalStage, Stage, StageCall
 from stages.packing.sample import PackProfile
 from stages.registry import SIDE_TABLES, STAGES
 from stages.run.unit import failed_unit_fingerprint
@@ -281,15 +282,17 @@ def missing_parts(
 
 def _missing_sets(configuration: JobConfiguration, name: str) -> list[WeightSet]:
     """The sets that a stage's backend would load and that are not here."""
-    backend = getattr(configuration.stages, name).backend
+    asked = getattr(configuration.stages, name).backend
+    loaded = {
+        weights
+        for backend in STAGES[name].backends
+        if asked in ("auto", backend.name)
+        for weights in backend.weights
+    }
     return [
         weights
         for weights in CATALOGUE.values()
-        if find_set(weights) is None
-        and any(
-            user == f"{name}:{backend}" or (backend == "auto" and user.startswith(f"{name}:"))
-            for user in weights.used_by
-        )
+        if weights.name in loaded and find_set(weights) is None
     ]
 
 

@@ -25,7 +25,8 @@ from manifests.errors import TwinreelError, UsageError  # noqa: E402
 from manifests.settings import did_you_mean  # noqa: E402
 from manifests.store.address import is_address  # noqa: E402
 from manifests.store.records import ClipRow, ErrorRecord, to_mapping  # noqa: E402
-from stages.base.contract import ClipTask, Signals  # noqa: E402
+from stages.base.clip import ClipTask  # noqa: E402
+from stages.base.signals import Signals  # noqa: E402
 from stages.media.blocks import SourceFormat  # noqa: E402
 from stages.registry import STAGES, UNIT_SIDE_TABLES, clips_schema  # noqa: E402
 from stages.run.clip import ClipMeasurement, ClipResult, LoadedStage  # noqa: E402

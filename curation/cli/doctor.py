@@ -15,6 +15,7 @@ from rich.console import Console
 
 from curation.cli.options import AsJson
 from curation.cli.printing import print_json
+from manifests.errors import UsageError
 from stages.weights.catalogue import CATALOGUE, WeightSet
 from stages.weights.find import find_set, fullest_folder, size_text
 
@@ -111,10 +112,19 @@ def _weights(weights: WeightSet) -> Finding:
         weights.name,
         "ok" if path else "optional",
         detail,
-        f"{weights.purpose} (backend {', '.join(user.split(':')[1] for user in weights.used_by)})",
+        weights.purpose + _loaded_by(weights),
         f"twinreel weights fetch {weights.name}"
         f" ({size_text(weights.size_bytes)}, licence {weights.licence})",
     )
+
+
+def _loaded_by(weights: WeightSet) -> str:
+    """The backends that load a set, as far as the stages can be imported where packages lack."""
+    try:
+        from stages.registry import weights_users  # noqa: PLC0415 - needs all required packages
+    except (ImportError, UsageError):
+        return ""
+    return f" (backend {', '.join(user.split(':')[1] for user in weights_users(weights.name))})"
 
 
 def _gpu() -> Finding:

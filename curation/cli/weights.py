@@ -64,6 +64,8 @@ Offline = Annotated[
 @app.command("list")
 def list_(as_json: AsJson = False) -> None:
     """Which weights there are, what for, under which licence, and whether they are here."""
+    from stages.registry import weights_users  # noqa: PLC0415 - keeps `--help` quick
+
     if as_json:
         print_json([_describe(weights) for weights in CATALOGUE.values()])
         return
@@ -72,7 +74,7 @@ def list_(as_json: AsJson = False) -> None:
         table.add_row(
             weights.name,
             weights.purpose,
-            " ".join(weights.used_by),
+            " ".join(weights_users(weights.name)),
             _about_size(weights),
             weights.licence,
             weights.commercial,
@@ -188,6 +190,7 @@ def _chosen(
         UsageError: `unknown_weights`, or `no_weights_for` a stage's backend.
     """
     from manifests.settings import did_you_mean  # noqa: PLC0415 - keeps `--help` quick
+    from stages.registry import weights_users  # noqa: PLC0415 - keeps `--help` quick
 
     for name in names or []:
         if name not in CATALOGUE:
@@ -201,7 +204,9 @@ def _chosen(
         needed = {
             weights.name
             for weights in CATALOGUE.values()
-            if any(user in (backend, backend.split(":")[0]) for backend in weights.used_by)
+            if any(
+                user in (backend, backend.split(":")[0]) for backend in weights_users(weights.name)
+            )
         }
         if not needed:
             raise UsageError(
@@ -218,6 +223,7 @@ def _fetch_all(
     chosen: list[WeightSet], mirror: str | None, *, offline: bool, quiet: bool
 ) -> list[FetchedFile]:
     """Fetch every set that can be had, then raise for those that cannot."""
+    from stages.registry import weights_users  # noqa: PLC0415 - keeps `--help` quick
     from stages.weights.fetch import fetch_set  # noqa: PLC0415 - keeps `--help` quick
     from stages.weights.mirror import Mirror  # noqa: PLC0415
 
@@ -228,7 +234,11 @@ def _fetch_all(
         for weights in chosen:
             try:
                 files = fetch_set(
-                    weights, mirror=source, offline=offline or is_offline(), watcher=bars
+                    weights,
+                    mirror=source,
+                    offline=offline or is_offline(),
+                    watcher=bars,
+                    needed_by=", ".join(weights_users(weights.name)),
                 )
             except TwinreelError as error:
                 failed[weights.name] = error
@@ -281,11 +291,13 @@ class _ProgressBars:
 
 
 def _describe(weights: WeightSet) -> dict[str, Any]:
+    from stages.registry import weights_users  # noqa: PLC0415 - keeps `--help` quick
+
     path = find_set(weights)
     return {
         "name": weights.name,
         "purpose": weights.purpose,
-        "used_by": list(weights.used_by),
+        "used_by": list(weights_users(weights.name)),
         "format": weights.format,
         "size_bytes": weights.size_bytes,
         "size_is_exact": all(file.is_pinned for file in weights.files),

@@ -32,7 +32,8 @@ from manifests.policy.gates import Gate, gates_without
 from manifests.store.output import Batch
 from manifests.store.records import to_mapping
 from manifests.store.sql import quote_name, quote_text
-from stages.base.contract import ClipStage, ClipTask, ModelStage, SignalStage, StageCall
+from stages.base.clip import ClipTask
+from stages.base.contract import ClipStage, ModelStage, SignalStage, StageCall
 from stages.run.clip import ClipMeasurement, ClipResult, measure_clip
 from stages.run.segment import signals_record, struct_of
 

@@ -112,65 +112,6 @@ class UnitRow:
 
 
 @dataclasses.dataclass(frozen=True)
-class ShotRow:
-    """A shot of a unit; `kind` says what its start is: a cut, a fade, or the unit's own start."""
-
-    source_id: str
-    unit_index: int
-    shot_index: int
-    start_s: float
-    end_s: float
-    kind: Literal["cut", "fade", "start"]
-    fingerprint: str
-
-
-@dataclasses.dataclass(frozen=True)
-class FaceTrackRow:
-    """One face followed through a unit at the sampling rate of the stage `faces`.
-
-    Boxes are shares (0..1) of the displayed picture; `mouth_*` are the mouth's centre where the
-    detector knows it.
-    """
-
-    source_id: str
-    unit_index: int
-    track_index: int
-    times_s: list[float]
-    left: list[float]
-    top: list[float]
-    width: list[float]
-    height: list[float]
-    score: list[float]
-    mouth_x: list[float | None]
-    mouth_y: list[float | None]
-    fingerprint: str
-
-
-@dataclasses.dataclass(frozen=True)
-class SpeechSegmentRow:
-    """A stretch of speech, as the voice activity detector found it."""
-
-    source_id: str
-    unit_index: int
-    start_s: float
-    end_s: float
-    mean_probability: float
-    fingerprint: str
-
-
-@dataclasses.dataclass(frozen=True)
-class WordRow:
-    """A word of a clip's transcript, in seconds of the source's own time."""
-
-    clip_id: str
-    start_s: float
-    end_s: float
-    word: str
-    probability: float
-    fingerprint: str
-
-
-@dataclasses.dataclass(frozen=True)
 class ClipRow:
     """A window of a source under one segmentation; the stages' structs are added beside these.
 
@@ -367,13 +308,9 @@ def _plain(value: object) -> object:
 TABLES: dict[str, type] = {
     "sources": SourceRow,
     "units": UnitRow,
-    "shots": ShotRow,
-    "face_tracks": FaceTrackRow,
-    "speech_segments": SpeechSegmentRow,
-    "words": WordRow,
     "mix": MixRow,
     "decisions": DecisionRow,
     "captions": CaptionRow,
     "samples": SampleRow,
 }
-"""Tables whose whole schema is known here; `signals` and `clips` also hold what the stages own."""
+"""Tables whose whole schema is known here; `signals`, `clips` and side tables are the stages'."""

@@ -22,16 +22,11 @@ import pydantic
 from manifests.errors import UsageError
 from stages.audio.audio_labels import AudioKind, kind_of
 from stages.audio.clip_audio import ClipAudio, clip_audio
-from stages.base.contract import (
-    Backend,
-    ClipTask,
-    ModelStage,
-    NotApplicable,
-    Ready,
-    StageParameters,
-)
-from stages.models.torchvision_guard import import_torchvision, require_packages
-from stages.weights.find import require_weights, sha256_of, sha256_of_set
+from stages.base.backends import Backend, BackendDeclaration
+from stages.base.clip import ClipTask, NotApplicable, Ready
+from stages.base.contract import ModelStage, StageParameters
+from stages.models.torchvision_guard import import_torchvision
+from stages.weights.find import sha256_of
 
 Samples = npt.NDArray[np.float32]
 
@@ -97,26 +92,19 @@ class AudioClassStage(ModelStage[AudioClassParameters, ClipAudio, Tagger]):
     name: ClassVar[str] = "audio_class"
     version: ClassVar[int] = 3
     reads: ClassVar[tuple[str, ...]] = ("loudness",)
+    backends: ClassVar[tuple[BackendDeclaration, ...]] = (
+        BackendDeclaration("ast", ("torch", "transformers"), weights=(_AST_WEIGHTS,)),
+    )
     Parameters: ClassVar[type[StageParameters]] = AudioClassParameters
     Record: ClassVar[type] = AudioClassRecord
 
-    def resolve_backend(self) -> Backend:
-        """The AST, or the class that is named; its hash is that of the file it lies in.
+    def undeclared_backend(self, name: str) -> Backend:
+        """The class that is named; its hash is that of the file it lies in.
 
         Raises:
-            UsageError: `unknown_backend`, `missing_package` or `missing_weights`.
+            UsageError: `unknown_backend`.
         """
-        asked = self.parameters.backend
-        if asked in ("auto", "ast"):
-            require_packages("torch", "transformers", needed_by=_SETTING)
-            folder = require_weights(_AST_WEIGHTS, needed_by=_SETTING)
-            return Backend("ast", sha256_of_set(_AST_WEIGHTS, folder))
-        return Backend(asked, _code_hash(_own_tagger(asked)))
-
-    @classmethod
-    def weights(cls, backend: str) -> tuple[str, ...]:
-        """The AST's set."""
-        return (_AST_WEIGHTS,) if backend == "ast" else ()
+        return Backend(name, _code_hash(_own_tagger(name)))
 
     @property
     def needs_model(self) -> bool:
@@ -152,7 +140,7 @@ class AudioClassStage(ModelStage[AudioClassParameters, ClipAudio, Tagger]):
             UsageError: `missing_weights`, `bad_weights` or `unknown_backend`.
         """
         if self.backend.name == "ast":
-            return AstTagger(require_weights(_AST_WEIGHTS, needed_by=_SETTING), device)
+            return AstTagger(self.require_weights(_AST_WEIGHTS), device)
         made: Tagger = _own_tagger(self.backend.name)()
         if not hasattr(made, "labels"):
             raise _no_backend(self.backend.name, "it has no labels")

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-import hashlib
 import importlib.util
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -20,15 +19,13 @@ import numpy as np
 import numpy.typing as npt
 import pydantic
 
-from manifests.errors import UsageError
-from stages.base.contract import Backend, ClipStage, ClipTask, NotApplicable, StageParameters
+from stages.base.backends import BackendDeclaration
+from stages.base.clip import ClipTask, NotApplicable
+from stages.base.contract import ClipStage, StageParameters
 from stages.media.audio import mono_audio
 from stages.media.heartbeat import beat
-from stages.models.torchvision_guard import require_packages
-from stages.weights.find import sha256_of
 
 _RATE_HZ = 16_000
-_SETTING = "stages.audio_quality.backend"
 _MODEL_FILES = ("dnsmos_models/model_v8.onnx", "dnsmos_models/sig_bak_ovr.onnx")
 _LEAST_PAUSE_S = 0.2
 """With less than this between the words, the noise's level is a guess."""
@@ -61,31 +58,28 @@ class AudioQualityRecord:
     mos_p808: float | None
 
 
+def _model_paths() -> list[Path]:
+    """The weights inside the wheel."""
+    found = importlib.util.find_spec("speechmos")
+    assert found is not None and found.origin is not None
+    return [Path(found.origin).parent / name for name in _MODEL_FILES]
+
+
 class AudioQualityStage(ClipStage[AudioQualityParameters]):
     """Backend `dnsmos` (`auto`)."""
 
     name: ClassVar[str] = "audio_quality"
     version: ClassVar[int] = 3
     reads: ClassVar[tuple[str, ...]] = ("loudness", "speech")
+    backends: ClassVar[tuple[BackendDeclaration, ...]] = (
+        BackendDeclaration(
+            "dnsmos",
+            packages=("speechmos", "onnxruntime", "librosa"),
+            packaged_weights=_model_paths,
+        ),
+    )
     Parameters: ClassVar[type[StageParameters]] = AudioQualityParameters
     Record: ClassVar[type] = AudioQualityRecord
-
-    def resolve_backend(self) -> Backend:
-        """The only one, with the hash of the weights in its wheel.
-
-        Raises:
-            UsageError: `unknown_backend` or `missing_package`.
-        """
-        if self.parameters.backend not in ("auto", "dnsmos"):
-            raise UsageError(
-                "unknown_backend",
-                f"There is no backend {self.parameters.backend!r}.",
-                subject=_SETTING,
-                remedy="Use auto or dnsmos.",
-            )
-        require_packages("speechmos", "onnxruntime", "librosa", needed_by=_SETTING)
-        hashes = "".join(sha256_of(path) for path in _model_paths())
-        return Backend("dnsmos", hashlib.sha256(hashes.encode()).hexdigest())
 
     @property
     def precondition(self) -> str:
@@ -192,10 +186,3 @@ class _Session:
     def run(self, *arguments: Any) -> Any:  # noqa: ANN401 - as the package calls it
         beat()
         return self.session.run(*arguments)
-
-
-def _model_paths() -> list[Path]:
-    """The weights inside the wheel."""
-    found = importlib.util.find_spec("speechmos")
-    assert found is not None and found.origin is not None
-    return [Path(found.origin).parent / name for name in _MODEL_FILES]

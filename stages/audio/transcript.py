@@ -8,7 +8,7 @@ there are none; each clip stands for itself, and the words before it are not hel
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 import numpy as np
@@ -16,30 +16,19 @@ import pydantic
 
 from manifests.errors import MediaError, UsageError
 from stages.audio.clip_audio import ClipAudio, clip_audio
-from stages.base.contract import (
-    Backend,
-    ClipTask,
-    Findings,
-    ModelStage,
-    NotApplicable,
-    Ready,
-    StageParameters,
-)
+from stages.base.backends import BackendDeclaration
+from stages.base.clip import ClipTask, Findings, NotApplicable, Ready
+from stages.base.contract import ModelStage, StageParameters
 from stages.models.device import device_fault
-from stages.models.torchvision_guard import require_packages
-from stages.weights.find import require_weights, sha256_of_set
 
 if TYPE_CHECKING:
     from faster_whisper import WhisperModel
     from faster_whisper.transcribe import Word
 
-WHISPER_WEIGHTS = {"whisper_large_v3": "whisper-large-v3"}
-"""Sets of the catalogue by backend."""
 _RATE_HZ = 16_000
 _SHORTEST_S = 0.05
 _SPECTRUM_COLUMNS = 3000
 """Of the 30 s that Whisper looks at."""
-_SETTING = "stages.transcript.backend"
 
 
 class TranscriptParameters(StageParameters):
@@ -77,39 +66,35 @@ class TranscriptRecord:
     no_speech_probability: float | None
 
 
+@dataclasses.dataclass(frozen=True)
+class WordRow:
+    """A word of a clip's transcript, in seconds of the source's own time: a row of `words`."""
+
+    start_s: float
+    end_s: float
+    word: str
+    probability: float
+
+
 class TranscriptStage(ModelStage[TranscriptParameters, ClipAudio, "WhisperModel"]):
     """Backend `whisper_large_v3` (`auto`). Writes the side table `words`."""
 
     name: ClassVar[str] = "transcript"
     version: ClassVar[int] = 3
     reads: ClassVar[tuple[str, ...]] = ("speech",)
-    side_tables: ClassVar[tuple[str, ...]] = ("words",)
+    backends: ClassVar[tuple[BackendDeclaration, ...]] = (
+        BackendDeclaration("whisper_large_v3", ("faster_whisper",), weights=("whisper-large-v3",)),
+    )
+    side_tables: ClassVar[Mapping[str, type]] = {"words": WordRow}
     Parameters: ClassVar[type[StageParameters]] = TranscriptParameters
     Record: ClassVar[type] = TranscriptRecord
 
-    def resolve_backend(self) -> Backend:
-        """The one asked for.
+    def check_parameters(self) -> None:
+        """Check that Whisper knows the language.
 
         Raises:
-            UsageError: `unknown_backend`, `missing_package`, `unknown_language` or
-                `missing_weights`.
+            UsageError: `unknown_language`.
         """
-        asked = self.parameters.backend
-        name = next(iter(WHISPER_WEIGHTS)) if asked == "auto" else asked
-        if name not in WHISPER_WEIGHTS:
-            raise UsageError(
-                "unknown_backend",
-                f"There is no backend {asked!r}.",
-                subject=_SETTING,
-                remedy=f"Use auto or {' or '.join(WHISPER_WEIGHTS)}.",
-            )
-        require_packages("faster_whisper", needed_by=_SETTING)
-        self._check_language()
-        weights = WHISPER_WEIGHTS[name]
-        folder = require_weights(weights, needed_by=_SETTING)
-        return Backend(name, sha256_of_set(weights, folder))
-
-    def _check_language(self) -> None:
         from faster_whisper.tokenizer import _LANGUAGE_CODES  # noqa: PLC0415
 
         language = self.parameters.language
@@ -120,11 +105,6 @@ class TranscriptStage(ModelStage[TranscriptParameters, ClipAudio, "WhisperModel"
                 subject="stages.transcript.language",
                 remedy=f"Give one of: {', '.join(_LANGUAGE_CODES)}.",
             )
-
-    @classmethod
-    def weights(cls, backend: str) -> tuple[str, ...]:
-        """The model's set."""
-        return (WHISPER_WEIGHTS[backend],) if backend in WHISPER_WEIGHTS else ()
 
     @property
     def precondition(self) -> str:
@@ -151,7 +131,7 @@ class TranscriptStage(ModelStage[TranscriptParameters, ClipAudio, "WhisperModel"
         """
         from faster_whisper import WhisperModel  # noqa: PLC0415 - only here CTranslate2
 
-        folder = require_weights(WHISPER_WEIGHTS[self.backend.name], needed_by=_SETTING)
+        folder = self.require_weights(*self.weights(self.backend.name))
         kind = self.parameters.compute_type
         if kind == "auto":
             kind = "float16" if device == "cuda" else "float32"
@@ -173,7 +153,7 @@ class TranscriptStage(ModelStage[TranscriptParameters, ClipAudio, "WhisperModel"
             raise UsageError(
                 "model_cannot_run",
                 f"Whisper cannot compute on {device} ({str(error).splitlines()[0][:200]}).",
-                subject=_SETTING,
+                subject=self.setting,
                 remedy="CTranslate2 needs cuBLAS of CUDA 12, whatever CUDA torch has:"
                 " pip install nvidia-cublas-cu12 nvidia-cudnn-cu12, and add their folders to"
                 " LD_LIBRARY_PATH.",

@@ -13,14 +13,27 @@ import abc
 import dataclasses
 import platform
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any, ClassVar, Generic, Literal, TypeVar
 
-import numpy as np
 import pydantic
 
 from manifests.errors import UsageError
 from manifests.fingerprint import fingerprint
-from stages.media.blocks import AudioBlock, FloatArray, Frame, SourceFormat
+from manifests.store.selection import CLIP_KEY, UNIT_KEY
+from stages.base.backends import (
+    MISSING_CODES,
+    Backend,
+    BackendDeclaration,
+    joined_sha256,
+    require_packages,
+    unknown_backend,
+)
+from stages.base.clip import ClipTask, NotApplicable, Ready
+from stages.base.signals import Observer, Signals
+from stages.media.blocks import SourceFormat
+from stages.weights.catalogue import CATALOGUE
+from stages.weights.find import find_set, require_weights, sha256_of, sha256_of_set
 
 
 class StageParameters(pydantic.BaseModel):
@@ -38,14 +51,6 @@ Model = TypeVar("Model")
 
 
 @dataclasses.dataclass(frozen=True)
-class Backend:
-    """A resolved backend: its name, and the hash of its weights where it has any."""
-
-    name: str
-    weights_sha256: str | None = None
-
-
-@dataclasses.dataclass(frozen=True)
 class StageCall:
     """A stage as a job has resolved it, for workers: its parameters are JSON.
 
@@ -56,61 +61,6 @@ class StageCall:
     parameters: str
     backend: Backend
     fingerprint: str
-
-
-@dataclasses.dataclass(frozen=True)
-class NotApplicable:
-    """The stage has nothing to say of this source or clip (no sound, no face)."""
-
-    reason: str
-
-
-@dataclasses.dataclass(frozen=True)
-class Signals:
-    """A stage's time series over one unit.
-
-    Bin i covers `start_s + i / rate_hz` to `start_s + (i + 1) / rate_hz`. Each series is one
-    float64 array [bins]; NaN where a bin has no observation.
-    """
-
-    start_s: float
-    rate_hz: float
-    series: Mapping[str, FloatArray]
-
-    def weights(self, start_s: float, end_s: float) -> FloatArray:
-        """The share (0..1) of every bin that lies inside `start_s`..`end_s`: float64 [bins].
-
-        A span's sums are then weighted sums, right to a fraction of a bin at its ends.
-        """
-        bins = len(next(iter(self.series.values())))
-        edges = self.start_s + np.arange(bins + 1) / self.rate_hz
-        overlap = np.minimum(edges[1:], end_s) - np.maximum(edges[:-1], start_s)
-        return np.clip(overlap * self.rate_hz, 0.0, 1.0)
-
-
-@dataclasses.dataclass(frozen=True)
-class Observation:
-    """What an observer leaves behind: its signals, and rows for side tables by table name.
-
-    Side rows are dicts without `source_id`, `unit_index` and `fingerprint`, which the caller adds.
-    """
-
-    signals: Signals
-    side_rows: Mapping[str, Sequence[dict[str, Any]]] = dataclasses.field(default_factory=dict)
-
-
-class Observer(abc.ABC):
-    """Watches one unit go by; decodes nothing itself. Sees, hears, or both, as it overrides."""
-
-    def frame(self, frame: Frame) -> None:  # noqa: B027 - need not be overridden
-        """See the next frame, in presentation order."""
-
-    def audio(self, block: AudioBlock) -> None:  # noqa: B027 - need not be overridden
-        """Hear the next block of samples, in presentation order."""
-
-    @abc.abstractmethod
-    def finish(self, start_s: float, end_s: float) -> Observation:
-        """The unit's signals over its decoded span."""
 
 
 class Stage(abc.ABC, Generic[P]):
@@ -129,6 +79,13 @@ class Stage(abc.ABC, Generic[P]):
     """Raise whenever equal inputs may give another result."""
     reads: ClassVar[tuple[str, ...]] = ()
     """Names of the stages whose results this one uses."""
+    backends: ClassVar[tuple[BackendDeclaration, ...]] = ()
+    """What can compute it, the preferred one first."""
+    side_tables: ClassVar[Mapping[str, type]] = {}
+    """Tables of many rows a unit or clip beside the struct: the dataclass of a row's own columns by
+    table name. `side_key` and `fingerprint` are added to them."""
+    side_key: ClassVar[tuple[str, ...]]
+    """The columns that say which unit or clip a row of a side table belongs to."""
     Parameters: ClassVar[type[StageParameters]]
     Record: ClassVar[type]
     """Dataclass of the struct's own fields, units in their names."""
@@ -137,13 +94,54 @@ class Stage(abc.ABC, Generic[P]):
         self.parameters = parameters
         self.backend = backend or self.resolve_backend()
 
-    @abc.abstractmethod
+    @property
+    def setting(self) -> str:
+        """The setting that chooses the backend, for messages."""
+        return f"stages.{self.name}.backend"
+
     def resolve_backend(self) -> Backend:
-        """The backend the parameters ask for.
+        """The backend the parameters ask for; `auto` is the first declared one that can run here.
 
         Raises:
-            UsageError: the backend is unknown, or its weights are missing (says how to get them).
+            UsageError: `unknown_backend`, `missing_package` or `missing_weights` (says how to get
+                them), or as `check_parameters`.
         """
+        asked = self.parameters.backend
+        declared = [backend for backend in self.backends if asked in ("auto", backend.name)]
+        if not declared:
+            return self.undeclared_backend(asked)
+        lacking: list[UsageError] = []
+        for backend in declared:
+            try:
+                return self._found(backend)
+            except UsageError as error:
+                if error.code not in MISSING_CODES:
+                    raise
+                lacking.append(error)
+        raise lacking[0]
+
+    def undeclared_backend(self, name: str) -> Backend:
+        """A backend that is not in `backends`, for stages that take a user's own.
+
+        Raises:
+            UsageError: `unknown_backend`.
+        """
+        raise unknown_backend(name, [known.name for known in self.backends], setting=self.setting)
+
+    def check_parameters(self) -> None:
+        """Check what only the backend's packages can tell; they are there when this is called.
+
+        Raises:
+            UsageError: a parameter has no meaning to them.
+        """
+
+    def _found(self, backend: BackendDeclaration) -> Backend:
+        require_packages(backend.packages, needed_by=self.setting)
+        self.check_parameters()
+        hashes = [sha256_of_set(name, self.require_weights(name)) for name in backend.weights]
+        if backend.packaged_weights is not None:
+            hashes += [sha256_of(path) for path in backend.packaged_weights()]
+        return Backend(backend.name, joined_sha256(hashes))
 
     def check_backend(self) -> None:
         """Make sure that this machine has the packages and the very weights that the job found.
@@ -170,7 +168,7 @@ class Stage(abc.ABC, Generic[P]):
         return UsageError(
             "other_weights",
             f"The weights of {self.backend.name} {what} (on {platform.node()}).",
-            subject=f"stages.{self.name}.backend",
+            subject=self.setting,
             remedy="Put the same files on all machines, and run the same command again.",
             retryable=True,
         )
@@ -178,7 +176,20 @@ class Stage(abc.ABC, Generic[P]):
     @classmethod
     def weights(cls, backend: str) -> tuple[str, ...]:
         """Names in `stages.weights.catalogue` of what a backend loads; none for embedded ones."""
-        return ()
+        return next((known.weights for known in cls.backends if known.name == backend), ())
+
+    @classmethod
+    def find_weights(cls, name: str) -> Path | None:
+        """Where a set of the catalogue lies on this machine; None unless all of it is there."""
+        return find_set(CATALOGUE[name])
+
+    def require_weights(self, name: str) -> Path:
+        """Where a set of the catalogue lies: its file, or the folder of its files.
+
+        Raises:
+            UsageError: `missing_weights`: names the stage, the files and the command.
+        """
+        return self.find_weights(name) or require_weights(name, needed_by=self.setting)
 
     def fingerprint(self, upstream: Mapping[str, str]) -> str:
         """Hash of the code version, parameters, backend, weights and fingerprints of `reads`.
@@ -200,6 +211,7 @@ class Stage(abc.ABC, Generic[P]):
 class SignalStage(Stage[P]):
     """Measures a source while it is decoded once; clips are summaries of its series."""
 
+    side_key: ClassVar[tuple[str, ...]] = UNIT_KEY
     media: ClassVar[Literal["video", "audio"]]
     series: ClassVar[tuple[str, ...]]
     """Names of the list columns this stage owns in `signals` (prefixed by the stage's name)."""
@@ -237,8 +249,7 @@ class SignalStage(Stage[P]):
 class ClipStage(Stage[P]):
     """Looks at a clip itself, decoded again at the size it needs."""
 
-    side_tables: ClassVar[tuple[str, ...]] = ()
-    """Tables that the stage writes rows to beside the clip's struct, see `Findings`."""
+    side_key: ClassVar[tuple[str, ...]] = CLIP_KEY
 
     @property
     @abc.abstractmethod
@@ -252,17 +263,6 @@ class ClipStage(Stage[P]):
         Raises:
             MediaError: the clip cannot be decoded.
         """
-
-
-@dataclasses.dataclass(frozen=True)
-class Findings:
-    """A clip's record with rows for side tables, by table.
-
-    Side rows are dicts without `clip_id` and `fingerprint`, which the caller adds.
-    """
-
-    record: object
-    side_rows: Mapping[str, Sequence[dict[str, Any]]]
 
 
 class ModelStage(ClipStage[P], Generic[P, Prepared, Model]):
@@ -318,30 +318,3 @@ class ModelStage(ClipStage[P], Generic[P, Prepared, Model]):
         if isinstance(prepared, Ready):
             return prepared.record
         return self.infer(self.load("cpu"), [prepared])[0]
-
-
-@dataclasses.dataclass(frozen=True)
-class Ready:
-    """A clip's result that `prepare` already knows: an instance of `Record`, or `Findings`."""
-
-    record: object
-
-
-@dataclasses.dataclass(frozen=True)
-class ClipTask:
-    """A clip to look at: its source, its span and what is known of it already.
-
-    `side_rows` are the rows of its unit (or, of tables that clip stages write, its own) by table.
-    `structs` holds the clip's structs of the stages in `reads`, by stage (null ones left out).
-    `signals_record` is what a signal stage makes of the clip's signals, for the model that
-    completes its record.
-    """
-
-    clip_id: str
-    uri: str
-    source: SourceFormat
-    start_s: float
-    end_s: float
-    side_rows: Mapping[str, Sequence[Mapping[str, Any]]]
-    structs: Mapping[str, Mapping[str, Any]] = dataclasses.field(default_factory=dict)
-    signals_record: object = None

@@ -15,8 +15,6 @@ import sys
 from types import ModuleType
 from typing import TYPE_CHECKING
 
-from manifests.errors import UsageError
-
 if TYPE_CHECKING:
     from torch.library import Library
 
@@ -26,26 +24,6 @@ _SCHEMAS = {
     "qnms": "qnms(Tensor dets, Tensor scores, float iou_threshold) -> Tensor",
 }
 """The operators' signatures, as in torchvision's `csrc/ops/nms.cpp` and `quantized/cpu`."""
-
-
-def require_packages(*packages: str, needed_by: str) -> None:
-    """Check that packages of the extra `models` are installed, without importing them.
-
-    Args:
-        packages: their import names.
-        needed_by: the setting that asks for them, for the message.
-
-    Raises:
-        UsageError: `missing_package`.
-    """
-    missing = [package for package in packages if importlib.util.find_spec(package) is None]
-    if missing:
-        raise UsageError(
-            "missing_package",
-            f"It needs {' and '.join(missing)}.",
-            subject=needed_by,
-            remedy="Run: pip install 'twinreel[models]'",
-        )
 
 
 @functools.lru_cache(maxsize=1)

@@ -9,16 +9,8 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from manifests.errors import MediaError, TwinreelError, system_refuses
-from stages.base.contract import (
-    ClipStage,
-    ClipTask,
-    Findings,
-    ModelStage,
-    NotApplicable,
-    Ready,
-    StageCall,
-    StageParameters,
-)
+from stages.base.clip import ClipTask, Findings, NotApplicable, Ready
+from stages.base.contract import ClipStage, ModelStage, StageCall, StageParameters
 from stages.models.device import (
     DeviceLostError,
     best_device,

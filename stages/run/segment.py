@@ -15,7 +15,9 @@ import pydantic
 
 from manifests.fingerprint import fingerprint
 from manifests.store.records import ClipRow, StageMark, to_mapping
-from stages.base.contract import NotApplicable, Signals, SignalStage, StageParameters
+from stages.base.clip import NotApplicable
+from stages.base.contract import SignalStage, StageParameters
+from stages.base.signals import Signals
 from stages.run.silences import cut_at_silences
 from stages.run.unit import signals_from_row
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from stages.base.contract import Signals
+from stages.base.signals import Signals
 from stages.media.blocks import FloatArray
 
 _PAUSE_S = 0.2

@@ -15,14 +15,8 @@ import pyarrow as pa
 from manifests.errors import MediaError, TwinreelError, system_refuses
 from manifests.fingerprint import fingerprint
 from manifests.store.records import ErrorRecord, Span, UnitRow, arrow_type
-from stages.base.contract import (
-    Observation,
-    Observer,
-    Signals,
-    SignalStage,
-    StageCall,
-    StageParameters,
-)
+from stages.base.contract import SignalStage, StageCall, StageParameters
+from stages.base.signals import Observation, Observer, Signals
 from stages.media.blocks import AudioBlock, Frame, SourceFormat
 from stages.media.decode import decode_unit
 from stages.media.heartbeat import beat

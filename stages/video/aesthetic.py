@@ -8,26 +8,17 @@ good, from 5.5 fair, from 6.5 high.
 from __future__ import annotations
 
 import dataclasses
-import hashlib
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, ClassVar, Literal
 
 import numpy as np
 import pydantic
 
-from manifests.errors import UsageError
-from stages.base.contract import (
-    Backend,
-    ClipTask,
-    ModelStage,
-    NotApplicable,
-    Ready,
-    StageParameters,
-)
+from stages.base.backends import BackendDeclaration
+from stages.base.clip import ClipTask, NotApplicable, Ready
+from stages.base.contract import ModelStage, StageParameters
 from stages.media.blocks import ByteImage, Margins
 from stages.media.sampled_frames import sampled_frames
-from stages.models.torchvision_guard import require_packages
-from stages.weights.find import require_weights, sha256_of_set
 
 if TYPE_CHECKING:
     from stages.models.aesthetic import AestheticModel
@@ -38,7 +29,6 @@ _PLACES = (0.1, 0.5, 0.9)
 _LONG_SIDE_LIMIT_PX = 2048
 """Larger frames are made this small while decoding: eight times what the model sees."""
 _TOWER, _PREDICTOR = "clip-vit-l-14", "aesthetic-mlp"
-_SETTING = "stages.aesthetic.backend"
 
 
 class AestheticParameters(StageParameters):
@@ -72,33 +62,13 @@ class AestheticStage(ModelStage[AestheticParameters, ClipFrames, "AestheticModel
     name: ClassVar[str] = "aesthetic"
     version: ClassVar[int] = 1
     reads: ClassVar[tuple[str, ...]] = ("picture",)
+    backends: ClassVar[tuple[BackendDeclaration, ...]] = (
+        BackendDeclaration(
+            "clip_mlp", ("torch", "torchvision", "open_clip"), weights=(_TOWER, _PREDICTOR)
+        ),
+    )
     Parameters: ClassVar[type[StageParameters]] = AestheticParameters
     Record: ClassVar[type] = AestheticRecord
-
-    def resolve_backend(self) -> Backend:
-        """The only backend.
-
-        Raises:
-            UsageError: `unknown_backend`, `missing_package` or `missing_weights`.
-        """
-        if self.parameters.backend not in ("auto", "clip_mlp"):
-            raise UsageError(
-                "unknown_backend",
-                f"There is no backend {self.parameters.backend!r}.",
-                subject=_SETTING,
-                remedy="Use auto or clip_mlp.",
-            )
-        require_packages("torch", "torchvision", "open_clip", needed_by=_SETTING)
-        hashes = [
-            sha256_of_set(name, require_weights(name, needed_by=_SETTING))
-            for name in self.weights("clip_mlp")
-        ]
-        return Backend("clip_mlp", hashlib.sha256("".join(hashes).encode()).hexdigest())
-
-    @classmethod
-    def weights(cls, backend: str) -> tuple[str, ...]:
-        """CLIP and the predictor."""
-        return (_TOWER, _PREDICTOR) if backend == "clip_mlp" else ()
 
     @property
     def precondition(self) -> str:
@@ -134,8 +104,8 @@ class AestheticStage(ModelStage[AestheticParameters, ClipFrames, "AestheticModel
         from stages.models.aesthetic import AestheticModel  # noqa: PLC0415 - only here torch
 
         return AestheticModel(
-            require_weights(_TOWER, needed_by=_SETTING),
-            require_weights(_PREDICTOR, needed_by=_SETTING),
+            self.require_weights(_TOWER),
+            self.require_weights(_PREDICTOR),
             device=device,
             half=device.startswith("cuda") and self.parameters.precision != "full",
         )

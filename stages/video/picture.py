@@ -16,16 +16,9 @@ import numpy as np
 import numpy.typing as npt
 import pydantic
 
-from manifests.errors import UsageError
-from stages.base.contract import (
-    Backend,
-    NotApplicable,
-    Observation,
-    Observer,
-    Signals,
-    SignalStage,
-    StageParameters,
-)
+from stages.base.backends import BackendDeclaration
+from stages.base.clip import NotApplicable
+from stages.base.contract import SignalStage, StageParameters
 from stages.base.series import (
     VIDEO_BIN_RATE_HZ,
     BinGrid,
@@ -33,6 +26,7 @@ from stages.base.series import (
     observed_weights,
     weighted_mean,
 )
+from stages.base.signals import Observation, Observer, Signals
 from stages.media.blocks import ByteImage, FloatArray, Frame, Margins, SourceFormat
 
 _SIDES = ("top", "bottom", "left", "right")
@@ -106,23 +100,9 @@ class PictureStage(SignalStage[PictureParameters]):
         *(f"margin_{side}_px" for side in _SIDES),
         *(f"edge_{side}" for side in _SIDES),
     )
+    backends: ClassVar[tuple[BackendDeclaration, ...]] = (BackendDeclaration("opencv"),)
     Parameters: ClassVar[type[StageParameters]] = PictureParameters
     Record: ClassVar[type] = PictureRecord
-
-    def resolve_backend(self) -> Backend:
-        """The only backend.
-
-        Raises:
-            UsageError: `unknown_backend`.
-        """
-        if self.parameters.backend in ("auto", "opencv"):
-            return Backend("opencv")
-        raise UsageError(
-            "unknown_backend",
-            f"There is no backend {self.parameters.backend!r}.",
-            subject="stages.picture.backend",
-            remedy="Use auto or opencv.",
-        )
 
     def observer(self, source: SourceFormat) -> Observer:
         """A fresh watch over one unit."""

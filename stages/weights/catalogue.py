@@ -56,13 +56,12 @@ class WeightSet:
     """Weights that belong together.
 
     One file lies directly in a weights folder; several lie in a folder of the set's name.
-    `used_by` is a stage's backend as `stage:backend`. `commercial` says whether the licence of the
-    weights (not of the code) allows commercial use; `caution` what a lawyer should read first.
+    `commercial` says whether the licence of the weights (not of the code) allows commercial use;
+    `caution` what a lawyer should read first. Which backends load it, they declare themselves.
     """
 
     name: str
     purpose: str
-    used_by: tuple[str, ...]
     licence: str
     commercial: Commercial
     files: tuple[WeightFile, ...]
@@ -127,7 +126,6 @@ CATALOGUE: dict[str, WeightSet] = {
         WeightSet(
             "yunet",
             "faces: small and turned ones, and where mouths are",
-            ("faces:yunet",),
             "Apache-2.0",
             "yes",
             (
@@ -144,7 +142,6 @@ CATALOGUE: dict[str, WeightSet] = {
         WeightSet(
             "raft-large",
             "motion: optical flow as the Ovi paper has it",
-            ("motion:raft_large",),
             "BSD-3-Clause",
             "unclear",
             (
@@ -161,7 +158,6 @@ CATALOGUE: dict[str, WeightSet] = {
         WeightSet(
             "raft-small",
             "motion: optical flow, five times cheaper",
-            ("motion:raft_small",),
             "BSD-3-Clause",
             "unclear",
             (
@@ -178,7 +174,6 @@ CATALOGUE: dict[str, WeightSet] = {
         WeightSet(
             "clip-vit-l-14",
             "aesthetic: image embeddings (OpenAI's CLIP, in open_clip's layout)",
-            ("aesthetic:clip_mlp",),
             "MIT",
             "yes",
             (
@@ -195,7 +190,6 @@ CATALOGUE: dict[str, WeightSet] = {
         WeightSet(
             "aesthetic-mlp",
             "aesthetic: the predictor over CLIP's embeddings (sac+logos+ava1)",
-            ("aesthetic:clip_mlp",),
             "Apache-2.0",
             "yes",
             (
@@ -212,7 +206,6 @@ CATALOGUE: dict[str, WeightSet] = {
         WeightSet(
             "syncnet",
             "sync: offset and confidence as in the Ovi paper",
-            ("sync:syncnet",),
             "MIT",
             "unclear",
             (
@@ -231,7 +224,6 @@ CATALOGUE: dict[str, WeightSet] = {
         WeightSet(
             "whisper-large-v3",
             "transcript: words with their times, language",
-            ("transcript:whisper_large_v3",),
             "MIT",
             "yes",
             # All that faster_whisper.download_model takes from this repository.
@@ -266,7 +258,6 @@ CATALOGUE: dict[str, WeightSet] = {
         WeightSet(
             "ast-audioset",
             "audio_class: AudioSet's 527 classes, grouped into four",
-            ("audio_class:ast",),
             "BSD-3-Clause",
             "yes",
             (

@@ -63,6 +63,7 @@ def fetch_set(
     mirror: Mirror | None = None,
     offline: bool = False,
     watcher: Watcher | None = None,
+    needed_by: str | None = None,
 ) -> list[FetchedFile]:
     """Bring a set's files here, those that are not here already and right.
 
@@ -74,24 +75,34 @@ def fetch_set(
         mirror: looked in first.
         offline: use no network: a mirror only if it is a folder.
         watcher: is told what comes.
+        needed_by: which backends load it, for the message; its name if not given.
 
     Raises:
         UsageError: `missing_weights`, if something is missing and this is offline.
         StorageError: `weights_hash_mismatch` for other bytes than those that were published;
             `weights_unwritable`; those of `download` and of `Mirror`.
     """
+    needed_by = needed_by or weights.name
     mirror = None if mirror is not None and offline and not mirror.is_local else mirror
     verified = verify_set(weights)
     if all(file.verdict in ("ok", "unpinned") for file in verified):
         return [_there(file) for file in verified]
     if offline and mirror is None:
-        raise _missing(weights, verified)
+        raise _missing(weights, verified, needed_by)
     folder = _folder_for(weights)
     watcher = watcher or Silence()
     try:
         with _alone_in(folder, watcher):
             return [
-                _fetch_file(weights, file, folder, mirror=mirror, offline=offline, watcher=watcher)
+                _fetch_file(
+                    weights,
+                    file,
+                    folder,
+                    mirror=mirror,
+                    offline=offline,
+                    watcher=watcher,
+                    needed_by=needed_by,
+                )
                 for file in weights.files
             ]
     except OSError as error:
@@ -106,6 +117,7 @@ def _fetch_file(
     mirror: Mirror | None,
     offline: bool,
     watcher: Watcher,
+    needed_by: str,
 ) -> FetchedFile:
     path = weights.path(file)
     locked = read_lock(folder).get(path)
@@ -114,7 +126,7 @@ def _fetch_file(
         return _there(verified)
     mirrored = mirror.find(path) if mirror is not None else None
     if mirrored is None and offline:
-        raise _missing(weights, [verified])
+        raise _missing(weights, [verified], needed_by)
     target = folder / path
     part = target.with_name(target.name + ".part")
     part.parent.mkdir(exist_ok=True)
@@ -168,10 +180,10 @@ def _there(file: VerifiedFile) -> FetchedFile:
     return FetchedFile(file.weights, file.path, "there", "", file.sha256, file.size_bytes)
 
 
-def _missing(weights: WeightSet, verified: list[VerifiedFile]) -> TwinreelError:
+def _missing(weights: WeightSet, verified: list[VerifiedFile], needed_by: str) -> TwinreelError:
     bad = next((file for file in verified if file.verdict == "bad"), None)
     if bad is None:
-        return missing_weights(weights, needed_by=", ".join(weights.used_by), offline=True)
+        return missing_weights(weights, needed_by=needed_by, offline=True)
     return StorageError(
         "weights_hash_mismatch",
         f"It is not what was published ({bad.detail}), and nothing is fetched offline.",

@@ -24,14 +24,18 @@ from curation.resolve import resolve
 from manifests.errors import UsageError
 from manifests.store.lease import Lease
 from manifests.store.output import Output
-from stages.base.contract import Backend, ClipTask, StageCall
+from stages.base.backends import Backend
+from stages.base.clip import ClipTask
+from stages.base.contract import StageCall
 from stages.media.probe import probe
 from stages.run.clip import ClipMeasurement, LoadedStage, measure_clip
-from stages.video.faces.stage import YUNET_WEIGHTS
 from stages.video.shots.stage import ShotsStage
+from stages.weights.catalogue import CATALOGUE
 from stages.weights.find import WEIGHTS_VARIABLE
 from tests.conftest import SHARED
 from tests.support.in_process import InProcessEngine
+
+YUNET = CATALOGUE["yunet"].files[0].name
 
 
 @pytest.fixture
@@ -39,7 +43,7 @@ def weights(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
     """A folder with YuNet's weights, the only one."""
     folder = tmp_path / "weights"
     folder.mkdir()
-    shutil.copy(SHARED / "weights" / YUNET_WEIGHTS, folder)
+    shutil.copy(SHARED / "weights" / YUNET, folder)
     monkeypatch.setenv(WEIGHTS_VARIABLE, str(folder))
     monkeypatch.setenv("HOME", str(tmp_path))
     return folder
@@ -77,7 +81,7 @@ def rows(job: Job, sql: str) -> list[dict[str, Any]]:
 def test_missing_weights_fail_their_stage_until_they_are_there(
     job: Job, file: Path, weights: Path
 ) -> None:
-    (weights / YUNET_WEIGHTS).rename(weights / "elsewhere")
+    (weights / YUNET).rename(weights / "elsewhere")
     measure(job, file)
     [faces] = rows(job, "SELECT * FROM signals WHERE stage = 'faces'")
     assert (faces["status"], faces["backend"], faces["bins"]) == ("failed", "yunet", None)
@@ -88,7 +92,7 @@ def test_missing_weights_fail_their_stage_until_they_are_there(
     others = rows(job, "SELECT DISTINCT status FROM signals WHERE stage <> 'faces'")
     assert others == [{"status": "ok"}]
 
-    (weights / "elsewhere").rename(weights / YUNET_WEIGHTS)
+    (weights / "elsewhere").rename(weights / YUNET)
     measure(job, file)
     [faces] = rows(job, "SELECT * FROM signals WHERE stage = 'faces'")
     assert (faces["status"], faces["backend"], faces["error"]) == ("ok", "yunet", None)
@@ -102,7 +106,7 @@ def test_missing_weights_fail_their_stage_until_they_are_there(
 
 
 def test_other_weights_are_not_used(job: Job, file: Path, weights: Path) -> None:
-    with (weights / YUNET_WEIGHTS).open("ab") as changed:
+    with (weights / YUNET).open("ab") as changed:
         changed.write(b"\0")
     measure(job, file)
     [faces] = rows(job, "SELECT * FROM signals WHERE stage = 'faces'")
@@ -128,10 +132,10 @@ def test_without_its_cuts_a_unit_has_no_clips_yet(
 
 
 def test_a_job_that_chose_haar_stays_with_it(file: Path, weights: Path, job: Job) -> None:
-    (weights / YUNET_WEIGHTS).rename(weights / "elsewhere")
+    (weights / YUNET).rename(weights / "elsewhere")
     job.resolved = resolve(job.configuration)
     job.output.selection = job.resolved.selection
-    (weights / "elsewhere").rename(weights / YUNET_WEIGHTS)
+    (weights / "elsewhere").rename(weights / YUNET)
     measure(job, file)
     [faces] = rows(job, "SELECT * FROM signals WHERE stage = 'faces'")
     assert (faces["status"], faces["backend"]) == ("ok", "haar")

@@ -26,6 +26,28 @@ class Sync:
     confidence: float | None
 
 
+@dataclasses.dataclass(frozen=True)
+class ShotRow:
+    """A side table's row, with its key and fingerprint."""
+
+    source_id: str
+    unit_index: int
+    shot_index: int
+    start_s: float
+    end_s: float
+    kind: str
+    fingerprint: str
+
+
+@dataclasses.dataclass(frozen=True)
+class WordRow:
+    """The same of a table whose rows belong to clips."""
+
+    clip_id: str
+    word: str
+    fingerprint: str
+
+
 STAGES = {"motion": Motion, "sync": Sync}
 SCHEMAS = {
     "clips": pa.schema(
@@ -34,6 +56,8 @@ SCHEMAS = {
             *(pa.field(name, struct_type(record, StageMark)) for name, record in STAGES.items()),
         ]
     ),
+    "shots": arrow_schema(ShotRow),
+    "words": arrow_schema(WordRow),
     "signals": pa.schema(
         [
             ("source_id", pa.string()),
@@ -54,8 +78,6 @@ SELECTION = Selection(
     profile="profile",
     side_tables={
         "shots": SideTable("shots", UNIT_KEY),
-        "face_tracks": SideTable("faces", UNIT_KEY),
-        "speech_segments": SideTable("speech", UNIT_KEY),
         "words": SideTable("transcript", CLIP_KEY),
     },
 )

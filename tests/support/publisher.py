@@ -24,7 +24,7 @@ def sha256(data: bytes) -> str:
 
 
 def weight_set(*files: WeightFile, name: str = "made-up") -> WeightSet:
-    return WeightSet(name, "a test", ("motion:made_up",), "MIT", "yes", files)
+    return WeightSet(name, "a test", "MIT", "yes", files)
 
 
 @dataclasses.dataclass

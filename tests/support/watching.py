@@ -11,7 +11,8 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 
-from stages.base.contract import Observation, SignalStage
+from stages.base.contract import SignalStage
+from stages.base.signals import Observation
 from stages.media.blocks import Frame, SourceFormat
 from stages.media.decode import decode_unit
 from stages.media.probe import probe

@@ -14,7 +14,7 @@ import numpy.typing as npt
 import scipy.ndimage
 import scipy.signal
 
-from stages.base.contract import ClipTask
+from stages.base.clip import ClipTask
 from stages.joint.sync.mouths import mouths
 from stages.media.blocks import AudioBlock, FloatArray, SourceFormat
 from stages.media.decode import read_audio

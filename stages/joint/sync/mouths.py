@@ -10,7 +10,7 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 
-from stages.base.contract import ClipTask
+from stages.base.clip import ClipTask
 from stages.media.blocks import ByteImage, FloatArray, SourceFormat
 from stages.media.decode import decode_frames
 from stages.media.proxy import luma_plane

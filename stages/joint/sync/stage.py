@@ -8,39 +8,27 @@ must name the backend.
 from __future__ import annotations
 
 import dataclasses
-import importlib.util
 from collections.abc import Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar, Literal
 
 import pydantic
 
-from manifests.errors import UsageError
-from stages.base.contract import (
-    Backend,
-    ClipTask,
-    ModelStage,
-    NotApplicable,
-    Ready,
-    StageParameters,
-)
+from stages.base.backends import BackendDeclaration
+from stages.base.clip import ClipTask, NotApplicable, Ready
+from stages.base.contract import ModelStage, StageParameters
 from stages.joint.sync.embedded import best_aligned_face
 from stages.joint.sync.syncnet import (
     ClipFaces,
     FaceChoice,
     best_faces,
     faces_of,
-    find_syncnet,
+    find_converted,
     load_syncnet,
-    require_syncnet,
 )
-from stages.models.torchvision_guard import require_packages
-from stages.weights.find import sha256_of
 
 if TYPE_CHECKING:
     from stages.models.syncnet import SyncNet
-
-_PACKAGES = ("torch", "safetensors")
-"""What SyncNet needs beside its weights."""
 
 
 class SyncParameters(StageParameters):
@@ -109,34 +97,17 @@ class SyncStage(ModelStage[SyncParameters, ClipFaces, "SyncNet"]):
     name: ClassVar[str] = "sync"
     version: ClassVar[int] = 4
     reads: ClassVar[tuple[str, ...]] = ("faces", "speech")
+    backends: ClassVar[tuple[BackendDeclaration, ...]] = (
+        BackendDeclaration("syncnet", ("torch", "safetensors"), weights=("syncnet",)),
+        BackendDeclaration("embedded"),
+    )
     Parameters: ClassVar[type[StageParameters]] = SyncParameters
     Record: ClassVar[type] = SyncRecord
 
-    def resolve_backend(self) -> Backend:
-        """SyncNet where its weights are found, else the embedded one, unless one is asked for.
-
-        Raises:
-            UsageError: `unknown_backend`, `missing_package` or `missing_weights`.
-        """
-        asked = self.parameters.backend
-        if asked not in ("auto", "syncnet", "embedded"):
-            raise UsageError(
-                "unknown_backend",
-                f"There is no backend {asked!r}.",
-                subject="stages.sync.backend",
-                remedy="Use auto, syncnet or embedded.",
-            )
-        if asked == "syncnet":
-            require_packages(*_PACKAGES, needed_by="stages.sync.backend")
-            return Backend("syncnet", sha256_of(require_syncnet()))
-        can_run = asked == "auto" and all(importlib.util.find_spec(name) for name in _PACKAGES)
-        weights = find_syncnet() if can_run else None
-        return Backend("embedded") if weights is None else Backend("syncnet", sha256_of(weights))
-
     @classmethod
-    def weights(cls, backend: str) -> tuple[str, ...]:
-        """SyncNet's, or none."""
-        return ("syncnet",) if backend == "syncnet" else ()
+    def find_weights(cls, name: str) -> Path | None:
+        """SyncNet's weights, converted ones first; see `find_converted`."""
+        return find_converted() or super().find_weights(name)
 
     @property
     def precondition(self) -> str:
@@ -162,7 +133,7 @@ class SyncStage(ModelStage[SyncParameters, ClipFaces, "SyncNet"]):
         Raises:
             UsageError: `missing_weights` or `bad_weights`.
         """
-        return load_syncnet(device)
+        return load_syncnet(self.require_weights("syncnet"), device)
 
     def infer(self, model: SyncNet, batch: Sequence[ClipFaces]) -> list[object]:
         """Per clip the record of its best-confidence track."""

@@ -19,13 +19,12 @@ import numpy as np
 import numpy.typing as npt
 import scipy.signal
 
-from stages.base.contract import ClipTask
+from stages.base.clip import ClipTask
 from stages.media.audio import conformed_audio
 from stages.media.blocks import ByteImage, FloatArray, Margins
 from stages.media.conform import conformed_frames
 from stages.models.mfcc import mfcc
-from stages.weights.catalogue import CATALOGUE
-from stages.weights.find import find_set, find_weights, require_weights
+from stages.weights.find import find_weights
 from stages.weights.load import load_into, load_state_dict
 
 if TYPE_CHECKING:
@@ -76,33 +75,23 @@ class ClipFaces:
     faces: tuple[FaceAndVoice, ...]
 
 
-def find_syncnet() -> Path | None:
-    """The weights on this machine: `syncnet_v2.safetensors`, or else `syncnet_v2.model`.
+def find_converted() -> Path | None:
+    """SyncNet's weights as `syncnet_v2.safetensors`, where a user has converted them.
 
-    The former is for who has a file that torch's restricted reader refuses: unpickle it where you
-    trust it, and save its state dict with `safetensors.torch.save_file`.
+    That helps where torch's restricted reader refuses the published file: unpickle it on a machine
+    you trust it on, and save its state dict with `safetensors.torch.save_file`.
     """
-    return find_weights(_CONVERTED_WEIGHTS) or find_set(CATALOGUE["syncnet"])
+    return find_weights(_CONVERTED_WEIGHTS)
 
 
-def require_syncnet() -> Path:
-    """The weights on this machine.
+def load_syncnet(path: Path, device: str) -> SyncNet:
+    """The model with weights from a file, on a device.
 
     Raises:
-        UsageError: `missing_weights`.
-    """
-    return find_syncnet() or require_weights("syncnet", needed_by="stages.sync.backend")
-
-
-def load_syncnet(device: str) -> SyncNet:
-    """The model with its weights on a device.
-
-    Raises:
-        UsageError: `missing_weights` or `bad_weights`.
+        UsageError: `bad_weights`.
     """
     from stages.models.syncnet import SyncNet  # noqa: PLC0415 - needs torch
 
-    path = require_syncnet()
     model = SyncNet()
     # Old versions of torch saved no such counters; evaluation does not use them.
     counters = {

@@ -18,16 +18,9 @@ import cv2
 import numpy as np
 import pydantic
 
-from manifests.errors import UsageError
-from stages.base.contract import (
-    Backend,
-    NotApplicable,
-    Observation,
-    Observer,
-    Signals,
-    SignalStage,
-    StageParameters,
-)
+from stages.base.backends import BackendDeclaration
+from stages.base.clip import NotApplicable
+from stages.base.contract import SignalStage, StageParameters
 from stages.base.series import (
     VIDEO_BIN_RATE_HZ,
     BinGrid,
@@ -35,11 +28,10 @@ from stages.base.series import (
     observed_weights,
     weighted_mean,
 )
+from stages.base.signals import Observation, Observer, Signals
 from stages.media.blocks import ByteImage, Frame, SourceFormat
 from stages.video.faces.tracks import Face, FaceSample, FaceTrack, link_faces
-from stages.weights.find import find_weights, require_weights, sha256_of
 
-YUNET_WEIGHTS = "yunet_n_640_640.onnx"
 _SAME_FRAME_CHANGE = 0.3
 """Mean change of luma (0..255) below which a face cannot have moved: slides, stills, pauses."""
 _HAAR_CASCADE = "haarcascade_frontalface_default.xml"
@@ -107,6 +99,25 @@ class FacesRecord:
     largest_share: float
 
 
+@dataclasses.dataclass(frozen=True)
+class FaceTrackRow:
+    """One face followed through a unit at the sampling rate: a row of `face_tracks`.
+
+    Boxes are shares (0..1) of the displayed picture; `mouth_*` are the mouth's centre where the
+    detector knows it.
+    """
+
+    track_index: int
+    times_s: list[float]
+    left: list[float]
+    top: list[float]
+    width: list[float]
+    height: list[float]
+    score: list[float]
+    mouth_x: list[float | None]
+    mouth_y: list[float | None]
+
+
 class FacesStage(SignalStage[FacesParameters]):
     """Backends `yunet` (needs weights) and `haar`; `auto` is the first that can be had."""
 
@@ -121,29 +132,13 @@ class FacesStage(SignalStage[FacesParameters]):
         "max_count",
         "largest_share",
     )
+    backends: ClassVar[tuple[BackendDeclaration, ...]] = (
+        BackendDeclaration("yunet", weights=("yunet",)),
+        BackendDeclaration("haar"),
+    )
+    side_tables: ClassVar[Mapping[str, type]] = {"face_tracks": FaceTrackRow}
     Parameters: ClassVar[type[StageParameters]] = FacesParameters
     Record: ClassVar[type] = FacesRecord
-
-    def resolve_backend(self) -> Backend:
-        """YuNet where its weights are found, else Haar, unless one is asked for.
-
-        Raises:
-            UsageError: `unknown_backend` or `missing_weights`.
-        """
-        asked = self.parameters.backend
-        if asked not in ("auto", "yunet", "haar"):
-            raise UsageError(
-                "unknown_backend",
-                f"There is no backend {asked!r}.",
-                subject="stages.faces.backend",
-                remedy="Use auto, yunet or haar.",
-            )
-        weights = None if asked == "haar" else find_weights(YUNET_WEIGHTS)
-        if weights is not None:
-            return Backend("yunet", sha256_of(weights))
-        if asked == "yunet":
-            require_weights("yunet", needed_by="stages.faces.backend")
-        return Backend("haar")
 
     def observer(self, source: SourceFormat) -> Observer:
         """A fresh watch over one unit.
@@ -153,7 +148,7 @@ class FacesStage(SignalStage[FacesParameters]):
         """
         detector: _Detector
         if self.backend.name == "yunet":
-            weights = require_weights("yunet", needed_by="stages.faces.backend")
+            weights = self.require_weights("yunet")
             detector = _YuNet(weights, self.parameters)
         else:
             detector = _Haar(self.parameters)

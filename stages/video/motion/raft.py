@@ -16,18 +16,13 @@ import numpy as np
 import numpy.typing as npt
 from av.video.frame import VideoFrame
 
-from manifests.errors import MediaError, UsageError
-from stages.base.contract import (
-    Backend,
-    ClipTask,
-    ModelStage,
-    NotApplicable,
-    Ready,
-    StageParameters,
-)
+from manifests.errors import MediaError
+from stages.base.backends import BackendDeclaration
+from stages.base.clip import ClipTask, NotApplicable, Ready
+from stages.base.contract import ModelStage, StageParameters
 from stages.media.blocks import ByteImage, Margins, SourceFormat
 from stages.media.sampled_frames import RgbConformer, progressive_frames
-from stages.models.torchvision_guard import import_torchvision, require_packages
+from stages.models.torchvision_guard import import_torchvision
 from stages.video.motion.flow import (
     LONGEST_PAIR_S,
     MOTION_VERSION,
@@ -41,14 +36,12 @@ from stages.video.motion.flow import (
     is_cut,
     split_flow,
 )
-from stages.weights.find import require_weights, sha256_of_set
 from stages.weights.load import load_into, load_state_dict
 
 if TYPE_CHECKING:
     import torch
 
-RAFT_WEIGHTS = {"raft_large": "raft-large", "raft_small": "raft-small"}
-"""Sets of the catalogue by backend."""
+_PACKAGES = ("torch", "torchvision")
 _LONG_SIDE_LIMIT_PX = 1024
 """What is wider than 4:1 is squeezed to this: correlations cost by the square of the area."""
 _SIDE_STEP_PX = 8
@@ -93,21 +86,12 @@ class RaftStage(ModelStage[MotionParameters, FramePairs, RaftModel]):
 
     name: ClassVar[str] = "motion"
     version: ClassVar[int] = MOTION_VERSION
+    backends: ClassVar[tuple[BackendDeclaration, ...]] = (
+        BackendDeclaration("raft_large", _PACKAGES, weights=("raft-large",)),
+        BackendDeclaration("raft_small", _PACKAGES, weights=("raft-small",)),
+    )
     Parameters: ClassVar[type[StageParameters]] = MotionParameters
     Record: ClassVar[type] = MotionRecord
-
-    def resolve_backend(self) -> Backend:
-        """The one asked for, if it is RAFT.
-
-        Raises:
-            UsageError: `unknown_backend`, `missing_package` or `missing_weights`.
-        """
-        return raft_backend(self.parameters.backend)
-
-    @classmethod
-    def weights(cls, backend: str) -> tuple[str, ...]:
-        """The network's set."""
-        return (RAFT_WEIGHTS[backend],) if backend in RAFT_WEIGHTS else ()
 
     @property
     def precondition(self) -> str:
@@ -155,7 +139,7 @@ class RaftStage(ModelStage[MotionParameters, FramePairs, RaftModel]):
         import_torchvision()
         from torchvision.models import optical_flow  # noqa: PLC0415 - only RAFT pays for torch
 
-        path = require_weights(RAFT_WEIGHTS[self.backend.name], needed_by="stages.motion.backend")
+        path = self.require_weights(*self.weights(self.backend.name))
         build = {"raft_large": optical_flow.raft_large, "raft_small": optical_flow.raft_small}
         network = load_into(build[self.backend.name](weights=None), load_state_dict(path), path)
         settings = self.parameters.raft
@@ -189,28 +173,6 @@ class RaftStage(ModelStage[MotionParameters, FramePairs, RaftModel]):
             frozen_share=prepared.frozen_share,
             dropped_share=prepared.dropped_share,
         )
-
-
-def raft_backend(name: str) -> Backend:
-    """A backend with its weights found.
-
-    Args:
-        name: `raft_large` or `raft_small`.
-
-    Raises:
-        UsageError: `unknown_backend`, `missing_package` or `missing_weights`.
-    """
-    setting = "stages.motion.backend"
-    if name not in RAFT_WEIGHTS:
-        raise UsageError(
-            "unknown_backend",
-            f"RAFT has no backend {name!r}.",
-            subject=setting,
-            remedy=f"Use {' or '.join(RAFT_WEIGHTS)}.",
-        )
-    require_packages("torch", "torchvision", needed_by=setting)
-    weights = RAFT_WEIGHTS[name]
-    return Backend(name, sha256_of_set(weights, require_weights(weights, needed_by=setting)))
 
 
 def shown_size(source: SourceFormat) -> tuple[float, float]:

@@ -15,18 +15,11 @@ from typing import Any, ClassVar, Literal
 import cv2
 import numpy as np
 
-from manifests.errors import UsageError
-from stages.base.contract import (
-    Backend,
-    ModelStage,
-    NotApplicable,
-    Observation,
-    Observer,
-    Signals,
-    SignalStage,
-    StageParameters,
-)
+from stages.base.backends import BackendDeclaration
+from stages.base.clip import NotApplicable
+from stages.base.contract import ModelStage, SignalStage, StageParameters
 from stages.base.series import VIDEO_BIN_RATE_HZ, BinGrid, observed_weights, weighted_mean
+from stages.base.signals import Observation, Observer, Signals
 from stages.media.blocks import ByteImage, FloatArray, Frame, SourceFormat
 from stages.video.motion.flow import (
     LONGEST_PAIR_S,
@@ -39,7 +32,7 @@ from stages.video.motion.flow import (
     is_cut,
     split_flow,
 )
-from stages.video.motion.raft import RAFT_WEIGHTS, RaftStage, raft_backend
+from stages.video.motion.raft import RaftStage
 
 _DROPPED_FROM_INTERVALS = 1.7
 """An interval of at least this many typical ones lacks frames; shorter ones are jitter."""
@@ -60,31 +53,12 @@ class MotionStage(SignalStage[MotionParameters]):
         "camera_px_s",
         "subject_px_s",
     )
+    backends: ClassVar[tuple[BackendDeclaration, ...]] = (
+        BackendDeclaration("dis"),
+        *RaftStage.backends,
+    )
     Parameters: ClassVar[type[StageParameters]] = MotionParameters
     Record: ClassVar[type] = MotionRecord
-
-    def resolve_backend(self) -> Backend:
-        """DIS unless RAFT is asked for.
-
-        Raises:
-            UsageError: `unknown_backend`, and for RAFT `missing_package` or `missing_weights`.
-        """
-        asked = self.parameters.backend
-        if asked in ("auto", "dis"):
-            return Backend("dis")
-        if asked in RAFT_WEIGHTS:
-            return raft_backend(asked)
-        raise UsageError(
-            "unknown_backend",
-            f"There is no backend {asked!r}.",
-            subject="stages.motion.backend",
-            remedy="Use auto, dis, raft_large or raft_small.",
-        )
-
-    @classmethod
-    def weights(cls, backend: str) -> tuple[str, ...]:
-        """RAFT's set; none for DIS."""
-        return RaftStage.weights(backend)
 
     def observer(self, source: SourceFormat) -> Observer:
         """A fresh watch over one unit."""
@@ -92,7 +66,7 @@ class MotionStage(SignalStage[MotionParameters]):
 
     def model_stage(self) -> ModelStage[Any, Any, Any] | None:
         """RAFT, where it is the backend: it measures the speeds."""
-        if self.backend.name not in RAFT_WEIGHTS:
+        if self.backend.name == "dis":
             return None
         return RaftStage(self.parameters, self.backend)
 

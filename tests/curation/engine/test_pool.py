@@ -13,7 +13,8 @@ from curation.engine.engine import Engine
 from curation.engine.pool import Pool
 from curation.engine.tasks import Outcome, Task
 from manifests.errors import TwinreelError, UsageError
-from stages.base.contract import Backend, StageCall
+from stages.base.backends import Backend
+from stages.base.contract import StageCall
 
 LACKS_WEIGHTS = UsageError("other_weights", "They are others (on node-2).", retryable=True)
 BAD_WEIGHTS = UsageError("bad_weights", "They are no weights.")

@@ -10,14 +10,9 @@ import pytest
 from curation.job import open_store
 from manifests.errors import MediaError, StorageError
 from stages.audio.audio_quality import AudioQualityStage
-from stages.base.contract import (
-    Backend,
-    ClipTask,
-    ModelStage,
-    NotApplicable,
-    Ready,
-    StageParameters,
-)
+from stages.base.backends import Backend
+from stages.base.clip import ClipTask, NotApplicable, Ready
+from stages.base.contract import ModelStage, StageParameters
 from stages.media.blocks import SourceFormat
 from stages.registry import SIGNAL_STAGES, STAGES
 from stages.run.clip import measure_clip

@@ -5,9 +5,10 @@ from pathlib import Path
 
 import pyarrow as pa
 
-from manifests.store.records import CaptionRow, DecisionRow, SampleMember, SampleRow, ShotRow
+from manifests.store.records import CaptionRow, DecisionRow, SampleMember, SampleRow
 from tests.support.made_up_tables import (
     SCHEMAS,
+    ShotRow,
     clip,
     look,
     motion,
@@ -18,8 +19,8 @@ from tests.support.made_up_tables import (
 )
 
 VIEWS = (
-    "sources", "units", "shots", "face_tracks", "speech_segments", "signals", "clips",
-    "words", "mix", "decisions", "captions", "samples", "dataset",
+    "sources", "units", "shots", "signals", "clips", "words", "mix", "decisions", "captions",
+    "samples", "dataset",
 )  # fmt: skip
 BOTH = "SELECT clip_id, motion.static_share, sync.confidence FROM dataset ORDER BY clip_id"
 

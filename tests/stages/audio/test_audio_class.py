@@ -14,7 +14,7 @@ from manifests.errors import UsageError
 from stages.audio.audio_class import AudioClassParameters, AudioClassStage
 from stages.audio.audio_labels import kind_of
 from stages.audio.clip_audio import ClipAudio
-from stages.base.contract import ClipTask, NotApplicable, Ready
+from stages.base.clip import ClipTask, NotApplicable, Ready
 from stages.media.probe import probe
 from stages.models.torchvision_guard import import_torchvision
 from stages.weights.find import WEIGHTS_VARIABLE

@@ -19,7 +19,7 @@ from stages.audio.audio_quality import (
     dnsmos,
     signal_to_noise_db,
 )
-from stages.base.contract import ClipTask, NotApplicable
+from stages.base.clip import ClipTask, NotApplicable
 from stages.media.heartbeat import heard_by
 from stages.media.probe import probe
 from tests.support.voices import speech_with_pauses

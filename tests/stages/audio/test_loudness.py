@@ -22,7 +22,8 @@ from stages.audio.loudness import (
     Samples,
     integrated_loudness,
 )
-from stages.base.contract import NotApplicable, Signals
+from stages.base.clip import NotApplicable
+from stages.base.signals import Signals
 from stages.media.blocks import AudioBlock
 from stages.media.decode import read_audio
 from stages.media.probe import probe

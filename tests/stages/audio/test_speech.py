@@ -13,7 +13,8 @@ import pytest
 
 from manifests.errors import UsageError
 from stages.audio.speech import SpeechParameters, SpeechRecord, SpeechStage, speech_segments
-from stages.base.contract import NotApplicable, Observation
+from stages.base.clip import NotApplicable
+from stages.base.signals import Observation
 from stages.media.blocks import AudioBlock
 from stages.media.decode import read_audio
 from stages.media.probe import probe

@@ -13,7 +13,7 @@ import soundfile
 from manifests.errors import MediaError, UsageError
 from stages.audio.clip_audio import ClipAudio
 from stages.audio.transcript import TranscriptParameters, TranscriptStage
-from stages.base.contract import ClipTask, Findings, NotApplicable
+from stages.base.clip import ClipTask, Findings, NotApplicable
 from stages.media.probe import probe
 from stages.weights.find import WEIGHTS_VARIABLE
 from tests.support.made_up_whisper import write_whisper

@@ -12,7 +12,7 @@ import pytest
 
 from curation.demo_bucket.clips import Shape, talking_face_clip
 from manifests.errors import UsageError
-from stages.base.contract import ClipTask, NotApplicable
+from stages.base.clip import ClipTask, NotApplicable
 from stages.joint.sync.embedded import MAX_OFFSET_FRAMES, align, mouth_measures, speech_envelope
 from stages.joint.sync.stage import SyncParameters, SyncRecord, SyncStage
 from stages.media.blocks import AudioBlock, FloatArray, SourceFormat

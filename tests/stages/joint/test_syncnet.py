@@ -18,7 +18,7 @@ from torch import Tensor
 
 from curation.demo_bucket.clips import Shape, talking_face_clip
 from manifests.errors import UsageError
-from stages.base.contract import ClipTask, NotApplicable, Ready
+from stages.base.clip import ClipTask, NotApplicable, Ready
 from stages.joint.sync.embedded import MAX_OFFSET_FRAMES, align, mouth_measures
 from stages.joint.sync.stage import SyncParameters, SyncRecord, SyncStage
 from stages.joint.sync.syncnet import ClipFaces, FaceAndVoice

@@ -17,7 +17,8 @@ import curation.engine.worker
 from curation.engine.worker import ModelWorker
 from manifests.errors import TwinreelError
 from stages.audio.clip_audio import ClipAudio
-from stages.base.contract import Backend, StageCall
+from stages.base.backends import Backend
+from stages.base.contract import StageCall
 from stages.models.device import DeviceLostError, best_device, device_fault
 from stages.registry import build_clip_stage
 from stages.run.clip import ClipResult, LoadedStage

@@ -8,7 +8,7 @@ import random
 import numpy as np
 import pytest
 
-from stages.base.contract import Signals
+from stages.base.signals import Signals
 from stages.run.silences import cut_at_silences
 
 RATE_HZ = 20.0

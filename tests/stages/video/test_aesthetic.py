@@ -19,7 +19,7 @@ from safetensors.torch import save_file
 from curation.demo_bucket.render import VideoFormat, render_video
 from curation.demo_bucket.scenes import textured_picture
 from manifests.errors import MediaError, UsageError
-from stages.base.contract import ClipTask, NotApplicable
+from stages.base.clip import ClipTask, NotApplicable
 from stages.media.probe import probe
 from stages.models import aesthetic
 from stages.models.torchvision_guard import import_torchvision

@@ -15,13 +15,13 @@ from manifests.errors import MediaError, UsageError
 from stages.media.decode import decode_unit
 from stages.media.probe import probe
 from stages.video.faces.stage import (
-    YUNET_WEIGHTS,
     FacesParameters,
     FacesRecord,
     FacesStage,
     person_kind,
 )
 from stages.video.faces.tracks import Face, FaceSample, link_faces, overlap
+from stages.weights.catalogue import CATALOGUE
 from stages.weights.find import WEIGHTS_VARIABLE, find_weights, sha256_of
 from tests.conftest import SHARED
 from tests.support.watching import summary, watch_arrays, watch_file
@@ -78,7 +78,7 @@ def test_auto_is_yunet_where_its_weights_are(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     stage = FacesStage(FacesParameters())
-    path = find_weights(YUNET_WEIGHTS)
+    path = find_weights(CATALOGUE["yunet"].files[0].name)
     assert path is not None
     assert stage.backend.name == "yunet" and stage.backend.weights_sha256 == sha256_of(path)
     monkeypatch.setenv(WEIGHTS_VARIABLE, str(tmp_path))

@@ -12,7 +12,7 @@ import pytest
 from curation.demo_bucket.scenes import textured_picture, with_margins
 from manifests.errors import UsageError
 from manifests.store.records import arrow_schema, to_mapping
-from stages.base.contract import NotApplicable
+from stages.base.clip import NotApplicable
 from stages.video.picture import Margins, PictureParameters, PictureRecord, PictureStage
 from tests.support.watching import Rgb, summary, watch_arrays, watch_file
 

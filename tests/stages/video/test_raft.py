@@ -24,7 +24,7 @@ import torch
 from curation.demo_bucket.render import VideoFormat, render_video
 from curation.demo_bucket.scenes import frame_times_s, panned, textured_picture
 from manifests.errors import MediaError, UsageError
-from stages.base.contract import ClipTask, NotApplicable, Ready
+from stages.base.clip import ClipTask, NotApplicable, Ready
 from stages.media.blocks import SourceFormat
 from stages.media.probe import probe
 from stages.models.torchvision_guard import import_torchvision

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from manifests.errors import StorageError, UsageError
+from stages.registry import weights_users
 from stages.weights.catalogue import CATALOGUE, SHA256_DIGITS, WeightFile
 from stages.weights.find import (
     OFFLINE_VARIABLE,
@@ -35,7 +36,9 @@ def test_names_and_paths_are_unique_and_every_entry_is_complete() -> None:
         assert weights.name == name
         assert weights.licence
         assert weights.purpose
-        for user in weights.used_by:
+        users = weights_users(name)
+        assert users
+        for user in users:
             assert re.fullmatch(r"[a-z_]+:[a-z0-9_]+", user)
         for file in weights.files:
             assert file.source.startswith(("https://", "hf://"))
