@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -11,6 +12,8 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from manifests.errors import StorageError, UsageError
+
+logger = logging.getLogger(__name__)
 
 LOG_FILE = "log.jsonl"
 
@@ -51,7 +54,6 @@ class Journal:
         )
         self._bar = self._progress.add_task("train", total=steps, completed=start, text="")
         self._plain = not console.is_terminal
-        self._console = console
 
     def __enter__(self) -> Journal:
         if self._first:
@@ -77,11 +79,10 @@ class Journal:
             self._progress.update(self._bar, completed=values["step"], text=_line(values))
 
     def say(self, values: dict[str, Any]) -> None:
-        """Note a step that is also printed where there is no terminal for a progress line."""
+        """Note a step that is also logged where there is no terminal for a progress line."""
         self.step(values)
         if self._first and self._plain:
-            text = f"step {values['step']}: {_line(values)}"
-            self._console.print(text, highlight=False, soft_wrap=True)
+            logger.info("step %d: %s", values["step"], _line(values))
 
     def evaluation(self, values: dict[str, Any]) -> None:
         """Note the loss on held-out sources."""
@@ -92,14 +93,12 @@ class Journal:
                 for name in ("loss", "video", "audio")
                 if name in values
             )
-            self._progress.console.print(
-                f"held out after {values['step']} steps: {losses}", highlight=False, soft_wrap=True
-            )
+            logger.info("held out after %d steps: %s", values["step"], losses)
 
     def note(self, text: str) -> None:
-        """Print a sentence."""
+        """Log a sentence, once for all ranks."""
         if self._first:
-            self._progress.console.print(text, highlight=False, soft_wrap=True)
+            logger.info("%s", text)
 
     def _write(self, kind: str, values: dict[str, Any]) -> None:
         if not self._first:

@@ -73,6 +73,9 @@ def _rank(folder: Path) -> None:
     with (folder / _RUN).open("rb") as file:
         sys.path[:] = pickle.load(file)
         run: TrainingRun = pickle.load(file)
+    # What the first rank logs belongs to what the command shows.
+    logging.getLogger("training").addHandler(logging.StreamHandler())
+    logging.getLogger("training").setLevel(logging.INFO)
     try:
         train(run)
     except TwinreelError as error:
