@@ -86,6 +86,11 @@ def _rank(folder: Path) -> None:
         sys.stderr.flush()
         # Other ranks wait in a collective that this one will never join: no tidying up together.
         os._exit(1)
+    except Exception:
+        if any(folder.glob("*.error")):
+            # The rank that failed first closed its connections, and has said why.
+            os._exit(1)
+        raise
 
 
 def _first_error(folder: Path, failure: ChildFailedError) -> TwinreelError:
