@@ -59,7 +59,8 @@ class CuratedSamples(Dataset[Sample]):
         self.order = Order(self, 1, seed=seed, rank=0, ranks=1)
         self._out = snapshot.out
         self._fingerprint = snapshot.fingerprint()
-        self._opened: tuple[int, Storage] | None = None
+        self._opened: Storage | None = None
+        self._process = os.getpid()
 
     def __len__(self) -> int:
         return len(self.samples)
@@ -70,6 +71,7 @@ class CuratedSamples(Dataset[Sample]):
         Raises:
             StorageError: `storage_missing` or `sample_corrupt`.
             MediaError: `sample_unreadable`.
+            UsageError: `forked_worker`.
             IndexError: there are not so many.
         """
         sample = self.samples[index]
@@ -137,7 +139,8 @@ class CuratedSamples(Dataset[Sample]):
             seed: of the order.
             rank: this process's.
             ranks: how many there are: each gets its share of every batch, equally many samples.
-            options: of `DataLoader`: `num_workers`, `collate_fn`, `pin_memory`, ...
+            options: of `DataLoader`: `num_workers`, `collate_fn`, `pin_memory`, ... Workers are
+                spawned, so that a script needs `if __name__ == "__main__":`.
         """
         order = Order(self, batch_size, seed=seed, rank=rank, ranks=ranks)
         return CuratedLoader(self, order, **options)
@@ -147,13 +150,25 @@ class CuratedSamples(Dataset[Sample]):
         return self._fingerprint
 
     def _storage(self) -> Storage:
-        # A client of an object store must not be used beyond a fork.
-        if self._opened is None or self._opened[0] != os.getpid():
-            self._opened = os.getpid(), open_storage(self._out, create=False)
-        return self._opened[1]
+        if self._process != os.getpid():
+            # The client that reads objects and files waits for ever beyond a fork.
+            raise UsageError(
+                "forked_worker",
+                "Samples cannot be read in a forked process.",
+                subject="num_workers",
+                remedy='Use `loader`, or DataLoader(..., multiprocessing_context="spawn")'
+                " in a script with `if __name__ == '__main__':`.",
+            )
+        if self._opened is None:
+            self._opened = open_storage(self._out, create=False)
+        return self._opened
 
     def __getstate__(self) -> dict[str, Any]:
         return {**self.__dict__, "_opened": None}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__.update(state)
+        self._process = os.getpid()
 
 
 class Order(Sampler[list[tuple[int, float]]]):
@@ -240,8 +255,8 @@ class CuratedLoader(DataLoader[Sample]):
     """
 
     def __init__(self, samples: CuratedSamples, order: Order, **options: Any) -> None:  # noqa: ANN401
-        if options.get("num_workers") and "://" in samples._out:
-            # A client of an object store does not survive a fork.
+        if options.get("num_workers"):
+            # Not forked: see `CuratedSamples`.
             options.setdefault("multiprocessing_context", "spawn")
         super().__init__(_Weighted(samples), batch_sampler=order, **options)
         self._order = order

@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 import soundfile
 import torch
+from torch.utils.data import DataLoader
 
 import twinreel
 from twinreel import CuratedSamples
@@ -112,3 +113,11 @@ def test_a_state_of_other_samples_is_refused(curated: Path, tmp_path: Path) -> N
     with pytest.raises(twinreel.TwinreelError) as caught:
         CuratedSamples(tmp_path / "out")
     assert caught.value.code == "shard_missing"
+
+
+def test_a_forked_worker_is_refused_and_does_not_hang(curated: Path) -> None:
+    samples = CuratedSamples(curated)
+    loader = DataLoader(samples, num_workers=1, multiprocessing_context="fork")
+    # PyTorch hands on what a worker raises as text.
+    with pytest.raises(RuntimeError, match="forked_worker"):
+        next(iter(loader))
