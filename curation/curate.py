@@ -9,10 +9,9 @@ import os
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
-import duckdb
 import pyarrow as pa
 
-from curation.config import GateSettings, JobConfiguration, load_configuration
+from curation.config import JobConfiguration, load_configuration
 from curation.engine.engine import Engine
 from curation.inputs import list_inputs
 from curation.job import (
@@ -28,25 +27,28 @@ from curation.job import (
 from curation.phases.balance import annotate
 from curation.phases.caption import caption, decides
 from curation.phases.clip_stages import run_clip_stages
-from curation.phases.closing_notes import left_for_the_next_run, pending_notes
+from curation.phases.closing_notes import (
+    bucket_notes,
+    gate_notes,
+    left_for_the_next_run,
+    pending_notes,
+)
 from curation.phases.cut import cut_clips
 from curation.phases.decide import check_gates, select
-from curation.phases.decode import decode_units, unit_tasks
-from curation.phases.pack import pack, plan_samples
-from curation.phases.probe import known_sources, probe_sources, with_known_identity
+from curation.phases.decode import decode_units
+from curation.phases.pack import pack
+from curation.phases.plan import work_done_anew
+from curation.phases.probe import probe_sources
 from curation.phases.report import write_job_report
 from curation.resolve import (
     Resolved,
     decided_otherwise,
     missing_parts,
     resolve,
-    selection_to_save,
 )
 from manifests.errors import UsageError
-from manifests.explore.anew import DoneAnew, done_anew
 from manifests.explore.funnel import Funnel, funnel
 from manifests.explore.open import saved_selection
-from manifests.policy.gate_settings import SPLIT_NAMES
 from manifests.store.address import is_address
 from manifests.store.lease import Lease
 from manifests.store.output import Output
@@ -196,67 +198,6 @@ def _check_only_gates(before: JobConfiguration, now: JobConfiguration) -> None:
         )
 
 
-@dataclasses.dataclass(frozen=True)
-class Plan:
-    """What a job would do: how much there is, and how much of it is already done."""
-
-    files: int
-    skipped_files: int
-    new_files: int
-    sources: int
-    known_seconds: float
-    units_to_decode: int
-    seconds_to_decode: float
-    stages: dict[str, str]
-    clips_kept: int
-    samples_to_pack: int
-    done_anew: list[DoneAnew] = dataclasses.field(default_factory=list)
-
-
-def plan_curation(inputs: Sequence[str], out: str | None, configuration: JobConfiguration) -> Plan:
-    """What `run_curation` would find to do. Reads the listing and the tables, writes nothing.
-
-    Raises:
-        UsageError: as `run_curation`.
-    """
-    listing = list_inputs(inputs, configuration.inputs.skip_suffixes)
-    resolved = resolve(configuration)
-    stages = {**resolved.signal_stages, **resolved.clip_stages}
-    backends = {name: stage.backend.name for name, stage in stages.items()}
-    backends |= dict.fromkeys(resolved.unavailable, "missing")
-    if out is None or not _has_job(out):
-        return Plan(
-            len(listing.files), listing.skipped, len(listing.files), 0, 0.0, 0, 0.0, backends, 0, 0
-        )
-    storage, store = open_store(out)
-    output = Output(out, storage, store, Lease(storage), resolved.selection)
-    job = Job(configuration, resolved, output, _idle(configuration))
-    with contextlib.closing(output), output.connect() as connection:
-        known = known_sources(connection)
-        seconds = connection.execute(
-            "SELECT coalesce(sum(duration_s), 0) FROM sources WHERE status = 'ok'"
-        ).fetchall()[0]
-        kept = connection.execute("SELECT count(*) FROM dataset WHERE state = 'keep'").fetchall()[0]
-        tasks = unit_tasks(connection, resolved, configuration.decode)
-        samples = plan_samples(job)
-        anew = _done_anew(job, connection, earlier_results(out))
-    files = with_known_identity(listing.files, known.values())
-    new = [file for file in files if file.source_id not in known]
-    return Plan(
-        files=len(listing.files),
-        skipped_files=listing.skipped,
-        new_files=len(new),
-        sources=len(known),
-        known_seconds=float(seconds[0]),
-        units_to_decode=len(tasks),
-        seconds_to_decode=sum(task.end_s - task.start_s for task in tasks),
-        stages=backends,
-        clips_kept=int(kept[0]),
-        samples_to_pack=len(samples),
-        done_anew=anew,
-    )
-
-
 @contextlib.contextmanager
 def _job(
     out: str,
@@ -296,19 +237,10 @@ def _say_what_is_missing(configuration: JobConfiguration, resolved: Resolved) ->
 def _say_what_is_done_anew(job: Job, earlier: SavedSelection | None) -> None:
     """Before the first hour of work: what OUT has already and this job does once more, and why."""
     with job.output.connect() as connection:
-        parts = _done_anew(job, connection, earlier)
+        parts = work_done_anew(connection, job.configuration, job.resolved, earlier)
     if parts:
         lines = ["These results are there and are made anew:", *(f"  {part}" for part in parts)]
         logger.warning("%s", "\n".join(lines))
-
-
-def _done_anew(
-    job: Job, connection: duckdb.DuckDBPyConnection, earlier: SavedSelection | None
-) -> list[DoneAnew]:
-    if earlier is None:
-        return []
-    now = selection_to_save(job.configuration, job.resolved, {}, finished=False)
-    return done_anew(connection, earlier, now)
 
 
 def _close(job: Job, skipped: int, *, render_previews: bool) -> Summary:
@@ -319,57 +251,13 @@ def _close(job: Job, skipped: int, *, render_previews: bool) -> Summary:
         notes = [
             *job.notes,
             *job.engine.notes,
-            *_gate_notes(job.configuration.gates, job.resolved),
-            *_bucket_notes(connection),
+            *gate_notes(job.configuration.gates, job.resolved),
+            *bucket_notes(connection),
             *pending_notes(connection, job.resolved),
             *left_for_the_next_run(connection, job.resolved),
         ]
     rows_written = job.output.rows_written
     return Summary(job.decoded_units, job.decoded_clips, rows_written, skipped, notes, state)
-
-
-def _gate_notes(gates: Mapping[str, GateSettings], resolved: Resolved) -> Iterator[str]:
-    """Gates that do something else than whoever set them may think."""
-    stages = {**resolved.signal_stages, **resolved.clip_stages}
-    for name, gate in sorted(gates.items()):
-        for stage, backends in (gate.backends or {}).items():
-            if stage in stages and stages[stage].backend.name not in backends:
-                yield (
-                    f"The gate '{name}' speaks of {stage} by {' or '.join(backends) or 'nobody'},"
-                    f" this job measures it by {stages[stage].backend.name}: such clips are"
-                    f' pending. Give both, as in --set \'gates.{name}={{sql: "{gate.sql}",'
-                    f" backends: {{{stage}: [{stages[stage].backend.name}]}}}}'."
-                )
-        now = [part for part in SPLIT_NAMES.get(name, ()) if part in gates]
-        if now:
-            yield (
-                f"The gate '{name}' is one of your own: the preset's are {' and '.join(now)} now,"
-                " and hold beside it."
-            )
-
-
-def _bucket_notes(connection: duckdb.DuckDBPyConnection) -> list[str]:
-    """What is odd about the bucket as a whole."""
-    notes = []
-    row = connection.execute(
-        "SELECT count(*), count(audio_codec) FROM sources WHERE status = 'ok'"
-    ).fetchall()[0]
-    if row[0] and not row[1]:
-        notes.append(
-            "None of the sources has sound, so nothing can be kept for joint audio-video training;"
-            " check that the right files were given."
-        )
-    row = connection.execute(
-        "SELECT count(*), count(*) FILTER (status = 'ok') FROM sources"
-    ).fetchall()[0]
-    if row[0] and not row[1]:
-        notes.append("No file can be read: the codes and messages above say why, file by file.")
-    row = connection.execute(
-        "SELECT count(state), count(*) FILTER (state = 'keep') FROM dataset"
-    ).fetchall()[0]
-    if row[0] and not row[1]:
-        notes.append("No clip is kept: the funnel shows which gate rejects how much.")
-    return notes
 
 
 def _checked_phases(phases: Sequence[str]) -> Sequence[str]:
@@ -382,18 +270,6 @@ def _checked_phases(phases: Sequence[str]) -> Sequence[str]:
                 remedy=f"Phases are {', '.join(PHASES)}.",
             )
     return phases or PHASES
-
-
-def _has_job(out: str) -> bool:
-    try:
-        read_job_file(out)
-    except UsageError as error:
-        return error.code != "not_an_output"
-    return True
-
-
-def _idle(configuration: JobConfiguration) -> Engine:
-    return Engine(configuration.engine, configuration.decode, None)
 
 
 def _absolute(text: str) -> str:

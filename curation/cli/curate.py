@@ -82,7 +82,7 @@ def plan_curate(
 ) -> None:
     """What `curate` would run, and how much of it is already there. Writes nothing."""
     from curation.config import load_configuration  # noqa: PLC0415
-    from curation.curate import plan_curation  # noqa: PLC0415
+    from curation.phases.plan import plan_curation  # noqa: PLC0415
 
     configuration = load_configuration(preset, config, _with_missing(set_, missing))
     found = plan_curation(inputs, out, configuration)

@@ -1,20 +1,66 @@
-"""What a job leaves for the next run: its closing notes on what failed for now and what waits."""
+"""A job's closing notes: what is odd, what failed for now, and what waits for the next run."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 
 import duckdb
 
+from curation.config import GateSettings
 from curation.phases.measured import rows_of
 from curation.resolve import Resolved
 from manifests.explore.funnel import CodeCount
 from manifests.explore.unpacked import unpacked
+from manifests.policy.gate_settings import SPLIT_NAMES
 from manifests.store.sql import quote_name, quote_text
 
 _AGAIN = "run the same command again."
 _NOT_REJECTED = "state IS DISTINCT FROM 'reject'"
 """Clips that a next run measures and captions."""
+
+
+def gate_notes(gates: Mapping[str, GateSettings], resolved: Resolved) -> Iterator[str]:
+    """Gates that do something else than whoever set them may think."""
+    stages = {**resolved.signal_stages, **resolved.clip_stages}
+    for name, gate in sorted(gates.items()):
+        for stage, backends in (gate.backends or {}).items():
+            if stage in stages and stages[stage].backend.name not in backends:
+                yield (
+                    f"The gate '{name}' speaks of {stage} by {' or '.join(backends) or 'nobody'},"
+                    f" this job measures it by {stages[stage].backend.name}: such clips are"
+                    f' pending. Give both, as in --set \'gates.{name}={{sql: "{gate.sql}",'
+                    f" backends: {{{stage}: [{stages[stage].backend.name}]}}}}'."
+                )
+        now = [part for part in SPLIT_NAMES.get(name, ()) if part in gates]
+        if now:
+            yield (
+                f"The gate '{name}' is one of your own: the preset's are {' and '.join(now)} now,"
+                " and hold beside it."
+            )
+
+
+def bucket_notes(connection: duckdb.DuckDBPyConnection) -> list[str]:
+    """What is odd about the bucket as a whole."""
+    notes = []
+    row = connection.execute(
+        "SELECT count(*), count(audio_codec) FROM sources WHERE status = 'ok'"
+    ).fetchall()[0]
+    if row[0] and not row[1]:
+        notes.append(
+            "None of the sources has sound, so nothing can be kept for joint audio-video training;"
+            " check that the right files were given."
+        )
+    row = connection.execute(
+        "SELECT count(*), count(*) FILTER (status = 'ok') FROM sources"
+    ).fetchall()[0]
+    if row[0] and not row[1]:
+        notes.append("No file can be read: the codes and messages above say why, file by file.")
+    row = connection.execute(
+        "SELECT count(state), count(*) FILTER (state = 'keep') FROM dataset"
+    ).fetchall()[0]
+    if row[0] and not row[1]:
+        notes.append("No clip is kept: the funnel shows which gate rejects how much.")
+    return notes
 
 
 def pending_notes(connection: duckdb.DuckDBPyConnection, resolved: Resolved) -> Iterator[str]:

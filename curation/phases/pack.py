@@ -11,7 +11,7 @@ import collections
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from curation.config import SyncSettings
+from curation.config import JobConfiguration, SyncSettings
 from curation.engine.progress import Progress
 from curation.engine.tasks import Task
 from curation.job import Job
@@ -40,18 +40,18 @@ _MP4_BYTES_PER_PIXEL = 0.04
 """H.264 at the default quality, between a talking head and a crowd."""
 
 
-def plan_samples(job: Job) -> list[PlannedSample]:
-    """Kept clips that are not packed in the job's profile yet, by sample id.
+def plan_samples(
+    output: Output, profile: PackProfile, configuration: JobConfiguration
+) -> list[PlannedSample]:
+    """Kept clips that are not packed in the profile yet, by sample id.
 
     Clips of full length; of sound alone, shorter ones too. A sample that failed for a reason that
     may pass, or that waits for its shard, is not packed yet.
     """
-    profile = job.resolved.profile
-    configuration = job.configuration
-    with job.output.connect() as connection:
+    with output.connect() as connection:
         rows = StoredRows(
             connection,
-            f"""SELECT * FROM dataset WHERE {to_be_packed(job.resolved.selection.packed_windows)}
+            f"""SELECT * FROM dataset WHERE {to_be_packed(output.selection.packed_windows)}
             AND (sample IS NULL OR sample.status = 'held' OR sample.error.retryable)""",
         )
         planned = [
@@ -77,7 +77,7 @@ def pack(job: Job) -> None:
         StorageError: OUT cannot be read or written.
     """
     profile = job.resolved.profile
-    planned = plan_samples(job)
+    planned = plan_samples(job.output, profile, job.configuration)
     kept = _kept_fragments(job.output, profile, planned)
     sound_alone = job.configuration.decode.media == "sound"
     expected_bytes = _expected_bytes(profile, sound_alone=sound_alone)

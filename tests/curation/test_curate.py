@@ -14,7 +14,7 @@ import pytest
 import webdataset
 
 from curation.config import JobConfiguration, load_configuration
-from curation.curate import Summary, plan_curation, run_curation, run_select
+from curation.curate import Summary, run_curation, run_select
 from curation.demo_bucket import (
     Shape,
     VideoFormat,
@@ -23,6 +23,7 @@ from curation.demo_bucket import (
     scenery_clip,
     talking_face_clip,
 )
+from curation.phases.plan import plan_curation
 from manifests.explore.open import inspect_sql, open_view
 from tests.support.in_process import engine
 from training.data.verify import verify_samples

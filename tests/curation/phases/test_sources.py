@@ -14,9 +14,10 @@ import pytest
 import soundfile
 
 from curation.config import load_configuration
-from curation.curate import Plan, Summary, plan_curation, run_curation
+from curation.curate import Summary, run_curation
 from curation.engine.engine import Engine
 from curation.engine.tasks import Task
+from curation.phases.plan import Plan, plan_curation
 from manifests.errors import StorageError
 from manifests.explore.open import open_view
 from manifests.store.object_stores import ObjectInfo
