@@ -36,6 +36,7 @@ from curation.phases.closing_notes import (
 from curation.phases.cut import cut_clips
 from curation.phases.decide import check_gates, select
 from curation.phases.decode import decode_units
+from curation.phases.missing import missing_parts
 from curation.phases.pack import pack
 from curation.phases.plan import work_done_anew
 from curation.phases.probe import probe_sources
@@ -43,7 +44,6 @@ from curation.phases.report import write_job_report
 from curation.resolve import (
     Resolved,
     decided_otherwise,
-    missing_parts,
     resolve,
 )
 from manifests.errors import UsageError

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import importlib.util
 import json
 from collections.abc import Mapping
 from typing import Any
@@ -11,7 +10,8 @@ from typing import Any
 import pyarrow as pa
 
 from curation.captions.attributes import ATTRIBUTES_VERSION
-from curation.config import CaptionSettings, JobConfiguration
+from curation.config import JobConfiguration
+from curation.phases.missing import lacking_for_captions, missing_parts
 from manifests.errors import UsageError
 from manifests.fingerprint import fingerprint
 from manifests.policy.gates import policy_fingerprint
@@ -23,8 +23,6 @@ from stages.base.contract import ClipStage, SignalStage, Stage, StageCall
 from stages.packing.sample import PackProfile
 from stages.registry import SIDE_TABLES, STAGES
 from stages.run.unit import failed_unit_fingerprint
-from stages.weights.catalogue import CATALOGUE, WeightSet
-from stages.weights.find import WEIGHTS_VARIABLE, find_set, size_text
 
 CAPTION_VERSION = 2
 """Raise whenever requests or the reading of answers change."""
@@ -215,7 +213,7 @@ def _build(
             if error.code not in _MISSING or name == "shots":
                 raise
             unavailable[name] = error
-    lacking = _lacking_for_captions(configuration.caption) if remembered is None else None
+    lacking = lacking_for_captions(configuration.caption) if remembered is None else None
     if lacking is not None:
         unavailable["caption"] = lacking
     if unavailable and configuration.missing == "stop":
@@ -249,87 +247,6 @@ def _check_reads(configuration: JobConfiguration, stage: type[Stage[Any]]) -> No
             subject=f"stages.{stage.name}",
             remedy=f"Set stages.{stage.name}.enabled=false too, or switch {off[0]} on.",
         )
-
-
-def missing_parts(
-    configuration: JobConfiguration, unavailable: Mapping[str, UsageError]
-) -> UsageError:
-    """All that a job lacks in one message: what, what it costs to get, how to go on without."""
-    lines = [f"{len(unavailable)} of its parts lack what they need:"]
-    wanted: list[WeightSet] = []
-    for name, error in unavailable.items():
-        sets = _missing_sets(configuration, name) if error.code == "missing_weights" else []
-        wanted += sets
-        lines += [f"  {_described(weights)}" for weights in sets] or [f"  {error}"]
-    if wanted:
-        names = " ".join(weights.name for weights in wanted)
-        total = size_text(sum(weights.size_bytes for weights in wanted))
-        lines.append(
-            f"Get them with `twinreel weights fetch {names}` ({total} in all), or name a folder"
-            f" that has them in {WEIGHTS_VARIABLE}."
-        )
-    going_on = (
-        "Going on without"
-        if configuration.missing == "pending"
-        else ("Or go on without: --missing pending")
-    )
-    lines.append(
-        f"{going_on} measures everything else, and clips whose gates need what is missing stay"
-        " pending; the same command measures just that once it is there."
-    )
-    return UsageError("missing_parts", "\n".join(lines), subject=f"preset {configuration.preset}")
-
-
-def _missing_sets(configuration: JobConfiguration, name: str) -> list[WeightSet]:
-    """The sets that a stage's backend would load and that are not here."""
-    asked = getattr(configuration.stages, name).backend
-    loaded = {
-        weights
-        for backend in STAGES[name].backends
-        if asked in ("auto", backend.name)
-        for weights in backend.weights
-    }
-    return [
-        weights
-        for weights in CATALOGUE.values()
-        if weights.name in loaded and find_set(weights) is None
-    ]
-
-
-def _described(weights: WeightSet) -> str:
-    files = ", ".join(file.name for file in weights.files)
-    commercial = {"yes": "allowed", "no": "not allowed", "unclear": "unclear"}[weights.commercial]
-    return (
-        f"{weights.name} ({files}): {weights.purpose}; {size_text(weights.size_bytes)}, licence"
-        f" {weights.licence}, commercial use {commercial}"
-    )
-
-
-def _lacking_for_captions(settings: CaptionSettings) -> UsageError | None:
-    """What the phase `caption` lacks, if anything: a model's name, or the package that asks it."""
-    if settings.model is None:
-        return _no_caption_model(settings.backend)
-    package = {"endpoint": "openai", "vllm": "vllm"}.get(settings.backend)
-    if package is None or importlib.util.find_spec(package) is not None:
-        return None
-    extra = "caption" if package == "openai" else "vllm"
-    return UsageError(
-        "missing_package",
-        f"Captions need the package {package}.",
-        subject=f"caption.{settings.backend}",
-        remedy=f"Run: pip install 'twinreel[{extra}]'",
-    )
-
-
-def _no_caption_model(backend: str) -> UsageError:
-    return UsageError(
-        "missing_model",
-        "Captions come from a multimodal model, and none is named.",
-        subject=f"caption.{backend}",
-        remedy=f"Give --set caption.{backend}.model=NAME"
-        + (" and --set caption.endpoint.base_url=http://HOST:PORT/v1" * (backend == "endpoint"))
-        + ", or --set caption.backend=attributes for sentences made of the measurements.",
-    )
 
 
 def _fingerprints(stages: Mapping[str, Stage[Any]], unit: str) -> dict[str, str]:
