@@ -47,7 +47,7 @@ def test_what_is_wrong_is_named(curated: Path, tmp_path: Path) -> None:
     for arguments, code in (
         ((tmp_path / "absent.mp4",), "missing_file"),
         ((tmp_path,), "not_a_file"),
-        ((tmp_path / "broken.mp4",), "unsupported_format"),
+        ((tmp_path / "broken.mp4",), "unreadable_container"),
         ((curated.parent / "raw" / "0.mp4", "face"), "unknown_stage"),
     ):
         with pytest.raises(twinreel.TwinreelError) as caught:

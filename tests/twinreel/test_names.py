@@ -80,6 +80,34 @@ def test_a_demo_bucket_is_rendered_where_others_have_our_names(project: Path) ->
     assert (project / "demo" / "truth.json").exists()
 
 
+@pytest.mark.soak
+def test_a_submitted_job_works_where_others_have_our_names(project: Path, tmp_path: Path) -> None:
+    (tmp_path / "token").write_text("0123456789abcdef" * 4)
+    job = [sys.executable, "-m", "twinreel", "curate", str(project / "raw")]
+    job += ["--out", str(tmp_path / "out"), *SMALL_SAMPLES]
+    done = subprocess.run(
+        [sys.executable, "-m", "tests.support.one_node_cluster", str(project), *job],
+        cwd=ROOT,
+        env={
+            **os.environ,
+            "PYTHONPATH": str(ROOT),
+            "RAY_AUTH_MODE": "token",
+            "RAY_USAGE_STATS_ENABLED": "0",
+            # Else the loopback address is turned into the outer one.
+            "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0",
+            "RAY_AUTH_TOKEN_PATH": str(tmp_path / "token"),
+        },
+        capture_output=True,
+        text=True,
+        timeout=300,
+        check=False,
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    query = "SELECT count(*) AS clips FROM dataset WHERE state = 'keep'"
+    rows = in_project(project, "inspect", str(tmp_path / "out"), "--sql", query, "--json").json()
+    assert rows == [{"clips": 2}]
+
+
 def python(code: str, *, path: Path, folder: Path) -> Finished:
     """Code in a process of its own, as in a notebook that was started in `folder`."""
     done = subprocess.run(
