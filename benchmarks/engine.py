@@ -53,7 +53,9 @@ class DataWorker:
         """Measure one unit."""
         task = pickle.loads(row["task"])
         try:
-            found = self._child.call("benchmarks.engine:measure_and_tell", task, subject=task.uri)
+            found = self._child.call_by_name(
+                "benchmarks.engine:measure_and_tell", task, subject=task.uri
+            )
             assert isinstance(found, dict)
             return {"worker": found["worker"], "rows": found["rows"]}
         except TwinreelError:

@@ -28,8 +28,9 @@ from manifests.store.records import ClipRow, ErrorRecord, to_mapping  # noqa: E4
 from stages.base.clip import ClipTask  # noqa: E402
 from stages.base.signals import Signals  # noqa: E402
 from stages.media.blocks import SourceFormat  # noqa: E402
+from stages.media.probe import probe  # noqa: E402
 from stages.registry import STAGES, UNIT_SIDE_TABLES, clips_schema  # noqa: E402
-from stages.run.clip import ClipMeasurement, ClipResult, LoadedStage  # noqa: E402
+from stages.run.clip import ClipMeasurement, ClipResult, LoadedStage, measure_clip  # noqa: E402
 from stages.run.segment import (  # noqa: E402
     Shot,
     cut_unit,
@@ -37,7 +38,7 @@ from stages.run.segment import (  # noqa: E402
     struct_of,
     summarise_clip,
 )
-from stages.run.unit import UnitResult, UnitTask, signals_from_row  # noqa: E402
+from stages.run.unit import UnitResult, UnitTask, measure_unit, signals_from_row  # noqa: E402
 from twinreel.jobs import Settings, assignments, configuration_of  # noqa: E402
 
 if TYPE_CHECKING:
@@ -105,8 +106,7 @@ def measure(
     child = KillableChild(stall_s=limits.stall_s, memory_mb=limits.memory_mb)
     with contextlib.closing(child):
         source = _probe(child, uri, configuration)
-        unit = child.call("stages.run.unit:measure_unit", _task(uri, source, resolved), subject=uri)
-        assert isinstance(unit, UnitResult)
+        unit = child.call(measure_unit, _task(uri, source, resolved), subject=uri)
         return _Measured(uri, source, configuration, resolved, unit, child).all()
 
 
@@ -151,8 +151,7 @@ def _uri(path: str) -> str:
 
 
 def _probe(child: KillableChild, uri: str, configuration: JobConfiguration) -> SourceFormat:
-    found = child.call("stages.media.probe:probe", uri, subject=uri)
-    assert isinstance(found, SourceFormat)
+    found = child.call(probe, uri, subject=uri)
     if found.modality == "image":
         raise UsageError(
             "not_a_recording",
@@ -274,16 +273,14 @@ class _Measured:
             structs={read: row[read] for read in stage.reads if row.get(read) is not None},
             signals_record=seen,
         )
-        found = self._child.call(
-            "stages.run.clip:measure_clip", ClipMeasurement(call, task), subject=self._uri
-        )
+        found = self._child.call(measure_clip, ClipMeasurement(call, task), subject=self._uri)
         if not isinstance(found, ClipResult):
             if not loaded:
                 loaded.append(LoadedStage(call))
-            [found] = loaded[0].infer([found.prepared])  # type: ignore[attr-defined]
-            if isinstance(found, TwinreelError):
-                raise found
-            assert isinstance(found, ClipResult)
+            [inferred] = loaded[0].infer([found.prepared])
+            if isinstance(inferred, TwinreelError):
+                raise inferred
+            found = inferred
         for table, side_rows in found.side_rows.items():
             mine = [{"clip_id": clip.clip_id, **side} for side in side_rows]
             self._side_rows.setdefault(table, []).extend(mine)

@@ -17,8 +17,9 @@ import subprocess
 import sys
 import time
 import traceback
+from collections.abc import Callable
 from multiprocessing.connection import Connection
-from typing import Any
+from typing import Any, TypeVar, cast
 
 import psutil
 
@@ -42,6 +43,23 @@ _SINGLE_THREADED = {
 }
 
 
+Argument = TypeVar("Argument")
+Result = TypeVar("Result")
+
+
+def name_of(function: Callable[..., object]) -> str:
+    """A function that a module has at its top, as `package.module:name`.
+
+    Functions travel by name, so that only the child that calls one imports its module.
+    """
+    module = function.__module__
+    if module == "__main__":
+        # `python -m package.module` runs a module under this name; others import it by its own.
+        specification = sys.modules[module].__spec__
+        module = module if specification is None else specification.name
+    return f"{module}:{function.__qualname__}"
+
+
 class KillableChild:
     """Calls functions in a child process, within limits.
 
@@ -58,11 +76,22 @@ class KillableChild:
         self._ready = False
         self.peak_memory_bytes = 0
 
-    def call(self, function: str, argument: object, *, subject: str) -> object:
-        """Run `module:function` with `argument` and return its result.
+    def call(
+        self, function: Callable[[Argument], Result], argument: Argument, *, subject: str
+    ) -> Result:
+        """Run a function that a module has at its top, with `argument`, and return its result.
+
+        Raises:
+            TwinreelError: as `call_by_name`.
+        """
+        result: Any = self.call_by_name(name_of(function), argument, subject=subject)
+        return cast(Result, result)
+
+    def call_by_name(self, function: str, argument: object, *, subject: str) -> object:
+        """Run a function that is imported in the child alone, and return its result.
 
         Args:
-            function: an importable function of one parameter, as `package.module:name`.
+            function: of one parameter, as `name_of` gives it.
             argument: anything that pickles.
             subject: the file that an error is about.
 

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import dataclasses
-import sys
 from collections.abc import Callable
 from typing import Any, Generic, TypeVar
 
+from curation.engine.child import name_of
 from curation.engine.pool import last_line
 from manifests.errors import MediaError, TwinreelError, system_refuses
 
@@ -25,19 +25,6 @@ class Task(Generic[Argument]):
     argument: Argument
     subject: str
 
-    @property
-    def function_name(self) -> str:
-        """The function as `package.module:name`.
-
-        It travels by name, so that only the child process that calls it imports its module.
-        """
-        module = self.function.__module__
-        if module == "__main__":
-            # `python -m package.module` runs a module under this name; others import it by its own.
-            specification = sys.modules[module].__spec__
-            module = module if specification is None else specification.name
-        return f"{module}:{self.function.__qualname__}"
-
 
 @dataclasses.dataclass(frozen=True)
 class Attempt:
@@ -50,7 +37,7 @@ class Attempt:
     @property
     def call(self) -> tuple[str, Any, str]:
         """What a worker's methods take."""
-        return self.task.function_name, self.task.argument, self.task.subject
+        return name_of(self.task.function), self.task.argument, self.task.subject
 
     def again(self, *, avoid: int | None) -> Attempt:
         """The next attempt."""

@@ -39,12 +39,12 @@ class Worker:
         """The result of `function`, or the error of its last try."""
         for _ in range(self._retries):
             try:
-                return self._child.call(function, argument, subject=subject), None
+                return self._child.call_by_name(function, argument, subject=subject), None
             except TwinreelError as error:
                 if not (error.retryable or error.code in _WORTH_ANOTHER_TRY):
                     return None, error
         try:
-            return self._child.call(function, argument, subject=subject), None
+            return self._child.call_by_name(function, argument, subject=subject), None
         except TwinreelError as error:
             return None, error
 

@@ -15,6 +15,7 @@ from unittest import mock
 import pytest
 
 from curation.config import DecodeSettings, EngineSettings
+from curation.engine.child import name_of
 from curation.engine.tasks import Outcome, Task
 from curation.engine.worker import Worker
 from manifests.errors import TwinreelError
@@ -119,7 +120,9 @@ class ChildEngine(InProcessEngine):
         """The outcomes in the tasks' order."""
         for task in tasks:
             assert self._worker is not None
-            yield Outcome(task, *self._worker.run(task.function_name, task.argument, task.subject))
+            yield Outcome(
+                task, *self._worker.run(name_of(task.function), task.argument, task.subject)
+            )
 
 
 @contextlib.contextmanager

@@ -41,11 +41,11 @@ def test_misbehaviour_is_an_error_and_the_next_call_works(
     child: KillableChild, function: str, code: str
 ) -> None:
     with pytest.raises(MediaError) as caught:
-        child.call(f"{HERE}:{function}", 0, subject="clip.mp4")
+        child.call_by_name(f"{HERE}:{function}", 0, subject="clip.mp4")
     assert caught.value.code == code
     may_pass = {"decoder_hung", "decoder_killed", "system_refused"}
     assert caught.value.retryable == (code in may_pass)
-    assert child.call(f"{HERE}:double", 21, subject="clip.mp4") == 42
+    assert child.call_by_name(f"{HERE}:double", 21, subject="clip.mp4") == 42
 
 
 def test_a_child_that_never_starts_is_not_the_files_fault(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -53,10 +53,10 @@ def test_a_child_that_never_starts_is_not_the_files_fault(monkeypatch: pytest.Mo
     child = KillableChild(stall_s=20, memory_mb=700)
     for _ in range(2):
         with pytest.raises(MediaError) as caught:
-            child.call(f"{HERE}:double", 21, subject="clip.mp4")
+            child.call_by_name(f"{HERE}:double", 21, subject="clip.mp4")
         assert (caught.value.code, caught.value.retryable) == ("decoder_not_started", True)
     monkeypatch.undo()
-    assert child.call(f"{HERE}:double", 21, subject="clip.mp4") == 42
+    assert child.call_by_name(f"{HERE}:double", 21, subject="clip.mp4") == 42
     child.close()
 
 
@@ -66,11 +66,11 @@ def test_a_child_that_starts_slowly_is_waited_for(
     (tmp_path / "slow_to_import.py").write_text("import time; time.sleep(1.5); double = float")
     monkeypatch.syspath_prepend(str(tmp_path))
     child = KillableChild(stall_s=1, memory_mb=700)
-    assert child.call("slow_to_import:double", 21, subject="clip.mp4") == 21
+    assert child.call_by_name("slow_to_import:double", 21, subject="clip.mp4") == 21
     child.close()
     monkeypatch.setattr("curation.engine.child._START_PATIENCE_S", 0.0)
     with pytest.raises(MediaError) as caught:
-        child.call("slow_to_import:double", 21, subject="clip.mp4")
+        child.call_by_name("slow_to_import:double", 21, subject="clip.mp4")
     assert (caught.value.code, caught.value.retryable) == ("decoder_not_started", True)
 
 
@@ -84,14 +84,14 @@ def test_what_a_decoder_means_by_an_error_is_not_taken_for_the_systems() -> None
 
 def test_a_crash_names_the_file_and_the_signal(child: KillableChild) -> None:
     with pytest.raises(MediaError, match=r"clip\.mp4: .*SIGSEGV"):
-        child.call(f"{HERE}:segfault", 0, subject="clip.mp4")
+        child.call_by_name(f"{HERE}:segfault", 0, subject="clip.mp4")
 
 
 def test_slow_work_that_reports_is_left_alone(child: KillableChild) -> None:
-    assert child.call(f"{HERE}:slow_but_moving", 4.0, subject="clip.mp4") == "done"
+    assert child.call_by_name(f"{HERE}:slow_but_moving", 4.0, subject="clip.mp4") == "done"
 
 
 def test_typed_errors_come_through_whole(child: KillableChild) -> None:
     with pytest.raises(UsageError) as caught:
-        child.call(f"{HERE}:raise_usage_error", 0, subject="clip.mp4")
+        child.call_by_name(f"{HERE}:raise_usage_error", 0, subject="clip.mp4")
     assert (caught.value.code, caught.value.remedy) == ("bad_setting", "Do otherwise.")
