@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import csv
+import functools
 import math
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -12,19 +14,15 @@ import pytest
 from curation.demo_bucket.faces import draw_face
 from curation.demo_bucket.scenes import textured_picture
 from manifests.errors import MediaError, UsageError
+from stages.media.blocks import Frame
 from stages.media.decode import decode_unit
 from stages.media.probe import probe
-from stages.video.faces.stage import (
-    FacesParameters,
-    FacesRecord,
-    FacesStage,
-    person_kind,
-)
+from stages.video.faces.stage import FacesParameters, FacesStage, person_kind
 from stages.video.faces.tracks import Face, FaceSample, link_faces, overlap
 from stages.weights.catalogue import CATALOGUE
 from stages.weights.find import WEIGHTS_VARIABLE, find_weights, sha256_of
 from tests.conftest import SHARED
-from tests.support.watching import summary, watch_arrays, watch_file
+from tests.support.watching import summary, watch_arrays
 
 BACKENDS = ["haar", "yunet"]
 TIMES_S = np.arange(0.0, 5.0, 0.25)
@@ -148,13 +146,52 @@ REAL_KINDS = {
 HAAR_MISSES = {"crowd_street_1080p_ambient.mp4"}
 
 
+Kinds = Callable[[str, float], dict[str, str] | None]
+
+
+@pytest.fixture(scope="module")
+def kinds_of(given_clips: Path) -> Kinds:
+    """The kind of a real clip's first seconds by backend; None for what holds no film.
+
+    Every clip is decoded once; the slower cascade looks only at those of `REAL_KINDS`.
+    """
+
+    @functools.cache
+    def kinds(name: str, length_s: float) -> dict[str, str] | None:
+        backends = BACKENDS if name in REAL_KINDS else ["yunet"]
+        stages = {backend: FacesStage(FacesParameters(backend=backend)) for backend in backends}
+        path = str(given_clips / name)
+        try:
+            source = probe(path)
+            if source.modality != "video" or source.video_index is None:
+                return None
+            observers = [stage.observer(source) for stage in stages.values()]
+
+            def show(frame: Frame) -> None:
+                for observer in observers:
+                    observer.frame(frame)
+
+            span = decode_unit(
+                path, source, -math.inf, length_s, on_frame=show, on_audio=lambda block: None
+            )
+        except MediaError:
+            return None
+        assert span.start_s is not None and span.end_s is not None
+        found = {}
+        for (backend, stage), observer in zip(stages.items(), observers, strict=True):
+            observation = observer.finish(span.start_s, span.end_s)
+            found[backend] = summary(stage, observation, span.start_s, span.end_s).kind
+        return found
+
+    return kinds
+
+
 @pytest.mark.parametrize("backend", BACKENDS)
 @pytest.mark.parametrize("name", REAL_KINDS)
-def test_kind_of_real_clips(given_clips: Path, name: str, backend: str) -> None:
-    stage = FacesStage(FacesParameters(backend=backend))
-    _, observation, start_s, end_s = watch_file(stage, given_clips / name)
+def test_kind_of_real_clips(kinds_of: Kinds, name: str, backend: str) -> None:
     expected = "none" if backend == "haar" and name in HAAR_MISSES else REAL_KINDS[name]
-    assert summary(stage, observation, start_s, end_s).kind == expected
+    kinds = kinds_of(name, math.inf)
+    assert kinds is not None and kinds[backend] == expected
 
 
 def test_a_faint_face_carries_a_track_on_but_begins_none() -> None:
@@ -170,37 +207,21 @@ def test_a_faint_face_carries_a_track_on_but_begins_none() -> None:
     assert [track.samples for track in tracks] == [[1, 2, 3]]
 
 
-def test_person_kinds_of_the_real_clips(given_clips: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv(WEIGHTS_VARIABLE, str(SHARED / "weights"))
-    stage = FacesStage(FacesParameters(backend="yunet"))
+@pytest.mark.parametrize("length_s", [17.0, pytest.param(math.inf, marks=pytest.mark.soak)])
+def test_person_kinds_of_the_real_clips(
+    given_clips: Path, kinds_of: Kinds, length_s: float
+) -> None:
     with (given_clips.parent / "manifest.csv").open() as file:
         labels = [row for row in csv.DictReader(file) if row["n_people"].isdigit()]
     wrong, right = [], 0
     for label in labels:
-        found = _kind_of_file(stage, given_clips / Path(label["file"]).name)
-        if found is None:
+        name = Path(label["file"]).name
+        kinds = kinds_of(name, math.inf if name in REAL_KINDS else length_s)
+        if kinds is None:
             continue
-        people = int(label["n_people"])
+        found, people = kinds["yunet"], int(label["n_people"])
         wanted = "none" if people == 0 else "single" if people == 1 else "multi"
         right += found == wanted
         wrong += [(label["file"], found, wanted)] if found != wanted else []
     assert right + len(wrong) >= 35
     assert right >= 0.9 * (right + len(wrong)), wrong
-
-
-def _kind_of_file(stage: FacesStage, path: Path) -> str | None:
-    try:
-        source = probe(str(path))
-        if source.modality != "video" or source.video_index is None:
-            return None
-        observer = stage.observer(source)
-        span = decode_unit(
-            str(path), source, -math.inf, math.inf, on_frame=observer.frame,
-            on_audio=lambda block: None,
-        )  # fmt: skip
-    except MediaError:
-        return None
-    assert span.start_s is not None and span.end_s is not None
-    observation = observer.finish(span.start_s, span.end_s)
-    record = stage.summarise(observation.signals, span.start_s, span.end_s, {})
-    return record.kind if isinstance(record, FacesRecord) else None
