@@ -7,12 +7,15 @@ so that 0 is where a player starts.
 from __future__ import annotations
 
 import dataclasses
+from fractions import Fraction
 from functools import cached_property
 from typing import Literal
 
 import cv2
 import numpy as np
 import numpy.typing as npt
+
+from manifests.store.records import Span
 
 ByteImage = npt.NDArray[np.uint8]
 FloatArray = npt.NDArray[np.float64]
@@ -118,3 +121,23 @@ class Frame:
         luma = cv2.resize(self.luma, (width, height), interpolation=cv2.INTER_AREA)
         planes = cv2.merge([luma, self.chroma_v, self.chroma_u])
         return np.asarray(cv2.cvtColor(planes, cv2.COLOR_YCrCb2BGR), dtype=np.uint8)
+
+
+@dataclasses.dataclass(frozen=True)
+class DecodedSpan:
+    """What a stretch held: the span its frames (or, without any, its sound) cover, and damage.
+
+    `started_over` is how many frames were passed over since their times fall back behind those of
+    frames before them, as where two recordings were put behind each other.
+    """
+
+    start_s: float | None
+    end_s: float | None
+    frames: int
+    damaged: list[Span]
+    started_over: int = 0
+
+
+def seconds(ticks: int, time_base: Fraction) -> float:
+    """Ticks as seconds, rounded once; arithmetic with fractions would take ten times as long."""
+    return ticks * time_base.numerator / time_base.denominator

@@ -1,7 +1,7 @@
 """The one decode of a source, and decoding a clip again.
 
 `decode_unit` sends every frame (at proxy size) and every block of sound of a stretch past the
-observers. `pictures` and `read_audio` give a clip at full size to what needs it.
+observers. `decode_frames` and `read_audio` give a clip at full size to what needs it.
 """
 
 from __future__ import annotations
@@ -20,18 +20,13 @@ from av.packet import Packet
 from av.video.frame import VideoFrame
 
 from manifests.errors import MediaError
-from stages.media.blocks import AudioBlock, Frame, SourceFormat
+from stages.media.audio_decoder import AudioDecoder, has_guessed_audio_times
+from stages.media.blocks import AudioBlock, DecodedSpan, Frame, SourceFormat, seconds
+from stages.media.frame_clock import FrameClock
 from stages.media.heartbeat import beat
 from stages.media.open import open_media
 from stages.media.sample_clock import SampleClock, StreamStart
-from stages.media.watches import (
-    AudioDecoder,
-    Clock,
-    DecodedSpan,
-    VideoDecoder,
-    has_guessed_audio_times,
-    seconds,
-)
+from stages.media.video_decoder import VideoDecoder
 
 _SEEK_MARGIN_S = 1.0
 """How far before a stretch decoding starts: its sound may lie before its key frame in the file."""
@@ -134,7 +129,7 @@ def decode_frames(
         stream = container.streams[source.video_index]
         stream.codec_context.thread_count = thread_count
         stream.codec_context.thread_type = "AUTO" if thread_count > 1 else "NONE"
-        clock = Clock(source)
+        clock = FrameClock(source)
         before: tuple[float, VideoFrame] | None = None
         for packet in _packets(container, [stream]):
             with contextlib.suppress(av.error.FFmpegError):
@@ -233,7 +228,7 @@ def _open_at(
 ) -> Iterator[InputContainer]:
     """A container that stands where decoding has to begin for a stretch from `start_s` on.
 
-    With `pictures`, that is no later than a key frame from which those of the stretch decode.
+    With `frames`, that is no later than a key frame from which those of the stretch decode.
 
     Raises:
         MediaError: the file cannot be opened.

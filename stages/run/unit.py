@@ -17,10 +17,9 @@ from manifests.fingerprint import fingerprint
 from manifests.store.records import ErrorRecord, Span, UnitRow, arrow_type
 from stages.base.contract import SignalStage, StageCall, StageParameters
 from stages.base.signals import Observation, Observer, Signals
-from stages.media.blocks import AudioBlock, Frame, SourceFormat
+from stages.media.blocks import AudioBlock, DecodedSpan, Frame, SourceFormat
 from stages.media.decode import decode_unit
 from stages.media.heartbeat import beat
-from stages.media.watches import DecodedSpan
 from stages.registry import SIGNAL_STAGES, build_signal_stage
 
 UNIT_VERSION = 1

@@ -11,11 +11,11 @@ from typing import Literal
 
 import cv2
 import numpy as np
-import numpy.typing as npt
 import pydantic
 
 from stages.base.contract import StageParameters
 from stages.media.blocks import ByteImage, FloatArray
+from stages.models.raft import FlowField
 
 MOTION_VERSION = 1
 """Raise whenever equal inputs may give another result, by whichever backend."""
@@ -31,8 +31,6 @@ _LEAST_TRUST = 0.02
 _SLOPE_PRIOR = 0.002
 _LEAST_INSIDE_SHARE = 0.1
 """Less of a frame than this that stays inside it says nothing about the pair."""
-
-FlowField = npt.NDArray[np.float32]
 
 
 def check_pairs(pairs_hz: float, pair_s: float) -> None:

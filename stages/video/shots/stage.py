@@ -20,8 +20,9 @@ from stages.base.contract import SignalStage, StageParameters
 from stages.base.series import VIDEO_BIN_RATE_HZ, BinGrid
 from stages.base.signals import Observation, Observer, Signals
 from stages.media.blocks import ByteImage, Frame, SourceFormat
+from stages.models.transnet import transnet_weights
 from stages.video.shots.cuts import AdaptiveCuts, Boundary, BoundaryKind, CutFinder, ShotsParameters
-from stages.video.shots.transnet import TransNetCuts, transnet_weights
+from stages.video.shots.transnet import TransNetCuts
 
 
 @dataclasses.dataclass(frozen=True)

@@ -11,10 +11,9 @@ import pytest
 
 from curation.demo_bucket.render import mp4_boxes
 from manifests.errors import MediaError
-from stages.media.blocks import AudioBlock
+from stages.media.blocks import AudioBlock, DecodedSpan
 from stages.media.decode import decode_unit, read_audio
 from stages.media.probe import probe
-from stages.media.watches import DecodedSpan
 from stages.run.unit import UnitTask, measure_unit
 from tests.support.media_files import Film, Track, beep, decode_in_one_piece, sweep, write_media
 

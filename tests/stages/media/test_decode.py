@@ -13,11 +13,10 @@ import pytest
 from moto.server import ThreadedMotoServer
 
 from manifests.errors import MediaError
-from stages.media.blocks import AudioBlock, Frame, SourceFormat
+from stages.media.blocks import AudioBlock, DecodedSpan, Frame, SourceFormat
 from stages.media.decode import decode_frames, decode_unit, read_audio
 from stages.media.probe import probe
 from stages.media.proxy import proxy_size
-from stages.media.watches import DecodedSpan
 
 
 def decode(
