@@ -1,24 +1,27 @@
 """How loud the sound is: level, integrated loudness, peak, clipping, silence and bandwidth.
 
-Loudness follows ITU-R BS.1770-4 and EBU R 128: K-weighting, channels summed with their weights
-(rears 1.41, LFE not at all), the mean square of 400 ms blocks every 100 ms, an absolute gate at
--70 LUFS and a relative one 10 LU below what passes it.
+Loudness is that of `stages.audio.bs1770`, bandwidth that of `stages.audio.bandwidth`.
 """
 
 from __future__ import annotations
 
 import dataclasses
-import math
 from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar, Literal
 
 import numpy as np
 import numpy.typing as npt
 import pydantic
-import pyloudnorm
-import scipy.fft
 import scipy.signal
 
+from stages.audio.bandwidth import BandwidthMeter, span_bandwidth
+from stages.audio.bs1770 import (
+    RATE_HZ,
+    channel_weights,
+    decibels,
+    integrated_loudness,
+    k_weighting_sections,
+)
 from stages.base.backends import BackendDeclaration
 from stages.base.clip import NotApplicable
 from stages.base.contract import SignalStage, StageParameters
@@ -27,37 +30,10 @@ from stages.media.blocks import AudioBlock, FloatArray, SourceFormat
 
 Samples = npt.NDArray[np.float32]
 
-RATE_HZ = 20
-"""Bins a second: BS.1770's gating hop of 100 ms is two of them, its block of 400 ms eight."""
 MEAN_VOLUME_FLOOR_DB = -91.0
 """What ffmpeg's `volumedetect` reports for digital silence: the quietest 16-bit sample is there."""
-INTEGRATED_FLOOR_LUFS = -70.0
-"""The absolute gate, reported where nothing passes it."""
 JOINT_TOLERANCE_S = 0.005
 """Containers round block times, to a millisecond at worst; only what is further off is a gap."""
-
-_BLOCK_BINS, _HOP_BINS = 8, 2
-_RELATIVE_GATE_LU = -10.0
-_K_OFFSET_DB = -0.691
-_REAR = 1.41
-# Orders of channels as FFmpeg's default layouts have them; beyond 7.1 all count alike.
-_CHANNEL_WEIGHTS: dict[int, tuple[float, ...]] = {
-    3: (1.0, 1.0, 0.0),
-    4: (1.0, 1.0, 1.0, _REAR),
-    5: (1.0, 1.0, 1.0, _REAR, _REAR),
-    6: (1.0, 1.0, 1.0, 0.0, _REAR, _REAR),
-    7: (1.0, 1.0, 1.0, 0.0, _REAR, _REAR, _REAR),
-    8: (1.0, 1.0, 1.0, 0.0, _REAR, _REAR, _REAR, _REAR),
-}
-_LEAST_SHELF_RATE_HZ = 4000
-_SPECTRUM_BINS = 10
-"""Bins whose spectra are averaged for one reading of the bandwidth: half a second."""
-_BANDWIDTH_RANGE_DB = 50.0
-_LOWEST_HZ = 20.0
-"""Offsets and rumble below hearing are no peak to measure from."""
-_AUDIBLE_RANGE_DB = 30.0
-"""Pauses are left out of the bandwidth: in them, noise as wide as the format is all there is."""
-_BANDWIDTH_QUANTILE = 0.9
 
 
 class LoudnessParameters(StageParameters):
@@ -123,7 +99,7 @@ class LoudnessStage(SignalStage[LoudnessParameters]):
             return NotApplicable("no sound in this span")
         inside = (weights > 0) & (series["samples"] > 0)
         squares = series["square_sum"] / np.maximum(series["samples"], 1.0)
-        sounding = inside & (_decibels(squares) >= self.parameters.silence_db)
+        sounding = inside & (decibels(squares) >= self.parameters.silence_db)
         sounding_s = float(weights[sounding].sum()) / signals.rate_hz
         return LoudnessRecord(
             mean_volume_db=_floored_db(float((weights * series["square_sum"]).sum()) / count),
@@ -131,57 +107,12 @@ class LoudnessStage(SignalStage[LoudnessParameters]):
             peak_db=_floored_db(float(series["peak"][inside].max()) ** 2),
             clipping_ratio=float((weights * series["clipped"]).sum()) / count,
             silence_ratio=round(float(np.clip(1.0 - sounding_s / (end_s - start_s), 0.0, 1.0)), 9),
-            bandwidth_hz=_span_bandwidth(series["bandwidth_hz"], squares, sounding),
+            bandwidth_hz=span_bandwidth(series["bandwidth_hz"], squares, sounding),
         )
 
 
-def integrated_loudness(weighted_squares: FloatArray) -> float:
-    """Integrated loudness in LUFS (BS.1770-4, equations 3 to 7) of consecutive 50 ms bins.
-
-    Args:
-        weighted_squares: float64 [bins]; each bin's K-weighted mean square summed over channels
-            with their weights. Fewer than eight bins (400 ms) make one shorter block.
-
-    Returns:
-        -70 where no block passes the absolute gate.
-    """
-    if len(weighted_squares) < _BLOCK_BINS:
-        blocks = weighted_squares.mean(keepdims=True) if len(weighted_squares) else np.zeros(0)
-    else:
-        totals = np.concatenate([[0.0], np.cumsum(weighted_squares)])
-        blocks = (totals[_BLOCK_BINS:] - totals[:-_BLOCK_BINS])[::_HOP_BINS] / _BLOCK_BINS
-    blocks = blocks[_K_OFFSET_DB + _decibels(blocks) >= INTEGRATED_FLOOR_LUFS]
-    if not len(blocks):
-        return INTEGRATED_FLOOR_LUFS
-    # A relative gate of -10 LU is a tenth of the mean power.
-    blocks = blocks[blocks > blocks.mean() * 10 ** (_RELATIVE_GATE_LU / 10)]
-    return max(INTEGRATED_FLOOR_LUFS, _K_OFFSET_DB + float(_decibels(blocks.mean())))
-
-
-def channel_weights(channels: int) -> FloatArray:
-    """BS.1770's weight of each channel in FFmpeg's default layout for their number."""
-    return np.array(_CHANNEL_WEIGHTS.get(channels, (1.0,) * channels))
-
-
-def k_weighting_sections(rate_hz: int) -> FloatArray:
-    """BS.1770's two filters at any sampling rate: second-order sections, float64 [2, 6].
-
-    Below 4 kHz the shelf is left out: [1, 6].
-    """
-    # pyloudnorm's default rounds the prototype's frequencies; the set named after De Man has them
-    # exact, and gives the Recommendation's own coefficients at 48 kHz.
-    filters = pyloudnorm.Meter(rate_hz, filter_class="DeMan")._filters.values()
-    sections = np.array([[*section.b, *section.a] for section in filters])
-    # The shelf rises around 1.7 kHz: below twice that rate there is nothing for it to lift.
-    return sections if rate_hz >= _LEAST_SHELF_RATE_HZ else sections[1:]
-
-
-def _decibels(power: npt.ArrayLike) -> FloatArray:
-    return np.asarray(10.0 * np.log10(np.maximum(power, 1e-20)))
-
-
 def _floored_db(power: float) -> float:
-    return max(MEAN_VOLUME_FLOOR_DB, float(_decibels(power)))
+    return max(MEAN_VOLUME_FLOOR_DB, float(decibels(power)))
 
 
 def _span_squares(signals: Signals, start_s: float, end_s: float) -> FloatArray:
@@ -194,17 +125,6 @@ def _span_squares(signals: Signals, start_s: float, end_s: float) -> FloatArray:
     bins = max(1, round((end_s - start_s) * signals.rate_hz))
     edges = (start_s - signals.start_s) * signals.rate_hz + np.arange(bins + 1)
     return np.diff(np.interp(edges, np.arange(len(energy)), energy))
-
-
-def _span_bandwidth(
-    bandwidth_hz: FloatArray, squares: FloatArray, sounding: npt.NDArray[np.bool_]
-) -> float | None:
-    readings = sounding & np.isfinite(bandwidth_hz)
-    if not readings.any():
-        return None
-    loudest = squares[readings].max()
-    readings &= squares >= loudest * 10 ** (-_AUDIBLE_RANGE_DB / 10)
-    return float(np.quantile(bandwidth_hz[readings], _BANDWIDTH_QUANTILE))
 
 
 class _LoudnessObserver(Observer):
@@ -275,7 +195,7 @@ class _BinSums:
         self._weights = channel_weights(channels)
         self._sections = k_weighting_sections(rate_hz)
         self._state = np.zeros((len(self._sections), channels, 2))
-        self._spectrum = _BandwidthMeter(rate_hz)
+        self._spectrum = BandwidthMeter(rate_hz)
         # Columns: samples, sum of squares, K-weighted sum of squares, clipped samples, peak.
         self._table = np.zeros((0, 5))
 
@@ -331,41 +251,3 @@ class _BinSums:
         missing = bins - len(self._table)
         if missing > 0:
             self._table = np.concatenate([self._table, np.zeros((missing, 5))])
-
-
-class _BandwidthMeter:
-    """Reads the bandwidth off power spectra averaged over half a second: one transform a bin."""
-
-    def __init__(self, rate_hz: int) -> None:
-        # The longest power of two that fits into a bin.
-        self._length = 1 << int(math.log2(max(64, rate_hz / RATE_HZ)))
-        self._window = scipy.signal.get_window("hann", self._length).astype(np.float32)
-        self._frequencies_hz = scipy.fft.rfftfreq(self._length, 1.0 / rate_hz)
-        self._power = np.zeros(len(self._frequencies_hz))
-        self._group = -1
-        self._bandwidth_hz: dict[int, float] = {}
-
-    def add(self, samples: Samples, index: int) -> None:
-        """Look at the start of a bin's samples [channels, samples]; too few are passed over."""
-        if samples.shape[1] < self._length:
-            return
-        if index // _SPECTRUM_BINS != self._group:
-            self._close()
-            self._group = index // _SPECTRUM_BINS
-        # Channels are averaged as powers: what is in opposite phase must not cancel.
-        spectra = scipy.fft.rfft(samples[:, : self._length] * self._window, axis=1)
-        self._power += np.square(np.abs(spectra)).sum(axis=0)
-
-    def readings(self, bins: int) -> FloatArray:
-        """Bandwidth in Hz by bin: float64 [bins], NaN where there is no sound."""
-        self._close()
-        groups = np.arange(bins) // _SPECTRUM_BINS
-        return np.array([self._bandwidth_hz.get(int(group), np.nan) for group in groups])
-
-    def _close(self) -> None:
-        power = np.where(self._frequencies_hz >= _LOWEST_HZ, self._power, 0.0)
-        peak = float(power.max())
-        if peak > 0:
-            within = np.flatnonzero(power >= peak * 10 ** (-_BANDWIDTH_RANGE_DB / 10))
-            self._bandwidth_hz[self._group] = float(self._frequencies_hz[within[-1]])
-        self._power[:] = 0.0

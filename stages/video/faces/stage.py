@@ -1,18 +1,16 @@
 """Faces: how many people look at the camera, how large, and where their mouths are.
 
-Frames are sampled twice a second at proxy size. Detectors are YuNet (Wu et al. 2023, in OpenCV's
-FaceDetectorYN), where its weights are found, or else OpenCV's own Haar cascade, which sees frontal
-faces only. Faces are linked into tracks, and only tracks that were seen often enough count: a
-detector's single false positive is nobody. A clear face begins a track; a fainter one (turned away,
-half hidden) carries it on.
+Frames are sampled twice a second at proxy size. The detector is YuNet where its weights are found,
+or else OpenCV's own Haar cascade, which sees frontal faces only. Faces are linked into tracks, and
+only tracks that were seen often enough count: a detector's single false positive is nobody. A clear
+face begins a track; a fainter one (turned away, half hidden) carries it on.
 """
 
 from __future__ import annotations
 
 import dataclasses
 from collections.abc import Mapping, Sequence
-from pathlib import Path
-from typing import Any, ClassVar, Literal, Protocol
+from typing import Any, ClassVar, Literal
 
 import cv2
 import numpy as np
@@ -30,15 +28,11 @@ from stages.base.series import (
 )
 from stages.base.signals import Observation, Observer, Signals
 from stages.media.blocks import ByteImage, Frame, SourceFormat
+from stages.video.faces.detectors import FaceDetector, HaarCascade, YuNet
 from stages.video.faces.tracks import Face, FaceSample, FaceTrack, link_faces
 
 _SAME_FRAME_CHANGE = 0.3
 """Mean change of luma (0..255) below which a face cannot have moved: slides, stills, pauses."""
-_HAAR_CASCADE = "haarcascade_frontalface_default.xml"
-_HAAR_SHORT_SIDE_PX = 192
-"""The cascade costs by the pixel; at this size it sees faces from an eighth of the short side."""
-_HAAR_WINDOW_PX = 24
-_HAAR_FULL_WEIGHT = 8.0
 _THUMBNAIL_SIZE = (32, 18)
 
 PersonKind = Literal["none", "single", "multi"]
@@ -146,13 +140,20 @@ class FacesStage(SignalStage[FacesParameters]):
         Raises:
             UsageError: `missing_weights`, if they have gone since the job began.
         """
-        detector: _Detector
+        return _FacesObserver(self.parameters, self._detector())
+
+    def _detector(self) -> FaceDetector:
+        settings = self.parameters
         if self.backend.name == "yunet":
-            weights = self.require_weights("yunet")
-            detector = _YuNet(weights, self.parameters)
-        else:
-            detector = _Haar(self.parameters)
-        return _FacesObserver(self.parameters, detector)
+            return YuNet(
+                self.require_weights("yunet"),
+                first_score=settings.yunet_score,
+                next_score=settings.yunet_next_score,
+                min_height_share=settings.min_height_share,
+            )
+        return HaarCascade(
+            neighbours=settings.haar_neighbours, min_height_share=settings.min_height_share
+        )
 
     def summarise(
         self,
@@ -198,17 +199,8 @@ def person_kind(none: float, one: float, several: float, least_share: float) -> 
     return "multi" if several / with_faces >= least_share else "single"
 
 
-class _Detector(Protocol):
-    """Finds the faces of one frame; `first_score` is the least that begins a track."""
-
-    first_score: float
-
-    def faces(self, frame: Frame) -> list[Face]:
-        """The faces, best first."""
-
-
 class _FacesObserver(Observer):
-    def __init__(self, parameters: FacesParameters, detector: _Detector) -> None:
+    def __init__(self, parameters: FacesParameters, detector: FaceDetector) -> None:
         self._parameters = parameters
         self._detector = detector
         self._next_s = -np.inf
@@ -294,81 +286,3 @@ class _FacesObserver(Observer):
                 for name in ("left", "top", "width", "height", "score", "mouth_x", "mouth_y")
             },
         }
-
-
-class _YuNet:
-    """OpenCV's FaceDetectorYN: boxes, scores, five landmarks (the last two are mouth corners)."""
-
-    def __init__(self, weights: Path, parameters: FacesParameters) -> None:
-        self._min_height_share = parameters.min_height_share
-        self.first_score = parameters.yunet_score
-        self._size = (320, 320)
-        self._detector = cv2.FaceDetectorYN.create(
-            str(weights),
-            "",
-            self._size,
-            score_threshold=min(parameters.yunet_score, parameters.yunet_next_score),
-        )
-
-    def faces(self, frame: Frame) -> list[Face]:
-        height, width = frame.luma.shape
-        if self._size != (width, height):
-            self._size = (width, height)
-            self._detector.setInputSize(self._size)
-        _, found = self._detector.detect(frame.bgr)
-        if found is None:
-            return []
-        rows = np.asarray(found, dtype=np.float64)
-        rows = rows[rows[:, 3] >= self._min_height_share * min(height, width)]
-        return [
-            Face(
-                left=float(row[0]) / width,
-                top=float(row[1]) / height,
-                width=float(row[2]) / width,
-                height=float(row[3]) / height,
-                score=float(row[14]),
-                mouth_x=float(row[10] + row[12]) / 2 / width,
-                mouth_y=float(row[11] + row[13]) / 2 / height,
-            )
-            for row in rows[np.argsort(-rows[:, 14], kind="stable")]
-        ]
-
-
-class _Haar:
-    """OpenCV's frontal face cascade (Viola and Jones 2001), set for precision.
-
-    Its score is the cascade's confidence, brought to 0..1.
-    """
-
-    def __init__(self, parameters: FacesParameters) -> None:
-        self._neighbours = parameters.haar_neighbours
-        self.first_score = 0.0
-        self._min_height_share = parameters.min_height_share
-        folder = Path(cv2.__file__).parent / "data"
-        self._cascade = cv2.CascadeClassifier(str(folder / _HAAR_CASCADE))
-
-    def faces(self, frame: Frame) -> list[Face]:
-        scale = min(1.0, _HAAR_SHORT_SIDE_PX / min(frame.luma.shape))
-        luma = cv2.resize(frame.luma, None, fx=scale, fy=scale, interpolation=cv2.INTER_AREA)
-        height, width = luma.shape
-        least = max(_HAAR_WINDOW_PX, round(self._min_height_share * min(height, width)))
-        boxes, _, weights = self._cascade.detectMultiScale3(
-            luma,
-            scaleFactor=1.2,
-            minNeighbors=self._neighbours,
-            minSize=(least, least),
-            outputRejectLevels=True,
-        )
-        found = [
-            Face(
-                left=float(left) / width,
-                top=float(top) / height,
-                width=float(box_width) / width,
-                height=float(box_height) / height,
-                score=float(np.clip(weight / _HAAR_FULL_WEIGHT, 0.0, 1.0)),
-            )
-            for (left, top, box_width, box_height), weight in zip(
-                np.asarray(boxes).reshape(-1, 4), np.asarray(weights).reshape(-1), strict=True
-            )
-        ]
-        return sorted(found, key=lambda face: -face.score)

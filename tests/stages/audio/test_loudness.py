@@ -15,12 +15,12 @@ import numpy as np
 import pytest
 
 from manifests.errors import UsageError
+from stages.audio.bs1770 import integrated_loudness
 from stages.audio.loudness import (
     LoudnessParameters,
     LoudnessRecord,
     LoudnessStage,
     Samples,
-    integrated_loudness,
 )
 from stages.base.clip import NotApplicable
 from stages.base.signals import Signals
