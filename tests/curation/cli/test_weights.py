@@ -14,6 +14,8 @@ from typer.testing import CliRunner
 from curation.cli.doctor import examine
 from curation.cli.weights import app
 from manifests.errors import TwinreelError
+from stages.base.backends import BackendDeclaration
+from stages.video.motion.stage import MotionStage
 from stages.weights import download
 from stages.weights.catalogue import CATALOGUE
 from stages.weights.find import MIRROR_VARIABLE, OFFLINE_VARIABLE, WEIGHTS_VARIABLE
@@ -130,7 +132,11 @@ def test_fetch_by_name_then_all_then_nothing_is_left_to_do(folder: Path, hub: Pu
     assert hub.asked == []
 
 
-def test_fetch_for_a_stage_or_its_backend(folder: Path, hub: Publisher) -> None:
+def test_fetch_for_a_stage_or_its_backend(
+    folder: Path, hub: Publisher, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made_up = BackendDeclaration("made_up", weights=("one", "two"))
+    monkeypatch.setattr(MotionStage, "backends", (BackendDeclaration("dis"), made_up))
     assert len(weights("fetch", "--for", "motion:made_up").stdout.splitlines()) == 3
     assert len(weights("fetch", "--for", "motion").stdout.splitlines()) == 3
     assert error_of("fetch", "--for", "loudness").code == "no_weights_for"

@@ -463,7 +463,9 @@ def test_two_that_fetch_the_same_do_it_once(folder: Path, hub: Publisher) -> Non
 
 @pytest.mark.usefixtures("no_network")
 def test_offline_opens_no_connection_and_says_where_to_put_the_file(folder: Path) -> None:
-    message = fails("missing_weights", CATALOGUE["syncnet"], offline=True)
+    syncnet = CATALOGUE["syncnet"]
+    assert fails("missing_weights", syncnet, offline=True).startswith("syncnet: It needs ")
+    message = fails("missing_weights", syncnet, needed_by="sync:syncnet", offline=True)
     assert message.startswith("sync:syncnet: It needs syncnet_v2.model")
     assert "`twinreel weights fetch syncnet`" in message
     assert f"put what comes into {folder}." in message
