@@ -310,7 +310,9 @@ def test_a_clip_goes_through_the_stage(weights: Path, clip: Rendered) -> None:
     assert 100 < frames <= 140
     assert face.frames_bgr.shape[1:] == (224, 224, 3)
     assert face.cepstra.shape == (4 * frames - 1, 13)
-    (record,) = stage.infer(stage.load("cpu"), [prepared])
+    # Two seconds of it are enough for the network.
+    part = dataclasses.replace(face, frames_bgr=face.frames_bgr[:50], cepstra=face.cepstra[:199])
+    (record,) = stage.infer(stage.load("cpu"), [ClipFaces((part,))])
     assert isinstance(record, SyncRecord)
     assert record.track == 7
     assert abs(record.offset_frames) <= 15
