@@ -1,4 +1,4 @@
-"""Every set of learned weights that a stage can load: what it is for, how large, whose, whence.
+"""Every set of learned weights that a stage can load: purpose, size, licence, publisher, source.
 
 The names are those of `twinreel weights`. Sizes are of the files to download. A hash is given where
 it has been published or where the bytes were at hand; where only the first digits are published
