@@ -1,7 +1,7 @@
 """What a clip sounds like: speech, music, singing or a sound effect, by a tagger.
 
 The tagger is the Audio Spectrogram Transformer (Gong et al. 2021, arXiv:2104.01778), fine-tuned on
-AudioSet, in the implementation of transformers; or a class of one's own that follows `Tagger`.
+AudioSet, in the implementation of transformers; or a class of the user's that follows `Tagger`.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ _HOP_S = 0.01
 
 
 class Tagger(Protocol):
-    """What gives sounds labels. Made without arguments, once in every process that tags.
+    """Gives labels to sounds. Made without arguments, once in every process that tags.
 
     `rate_hz` is the rate it wants sound at, `labels` are its labels' names: AudioSet's are put
     into classes, others count as sound effects.

@@ -1,7 +1,7 @@
 """AudioSet's labels in four groups: speech, singing, music, and everything else a sound effect.
 
 Names are those of the AudioSet ontology (Gemmeke et al. 2017). What shouts or whispers words is
-speech, what laughs or coughs is not; bells and chimes are heard of things more often than in music.
+speech, what laughs or coughs is not; bells and chimes come from things more often than from music.
 """
 
 from __future__ import annotations

@@ -2,8 +2,8 @@
 
 The signal to noise ratio compares what the voice activity detector calls speech with what lies
 between. DNSMOS P.835 (Reddy et al. 2022, arXiv:2110.01763, in the package speechmos, which carries
-its weights) predicts how listeners would rate speech, its background and the whole, 1 to 5; of a
-clip without speech it would say nothing that means anything.
+its weights) predicts how listeners would rate speech, its background and the whole, 1 to 5; for a
+clip without speech its ratings mean nothing.
 """
 
 from __future__ import annotations

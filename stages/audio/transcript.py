@@ -1,8 +1,8 @@
 """What is said in a clip, when, in which language, and how sure the recogniser is: Whisper.
 
 Whisper (Radford et al. 2022, arXiv:2212.04356) in faster-whisper's implementation on CTranslate2.
-It is asked only where the voice activity detector has heard somebody, since it makes words up where
-there are none; each clip stands for itself, and the words before it are not held out to it.
+It runs only where the voice activity detector finds speech, since it makes words up where there are
+none. Clips are transcribed independently: the words before one are no prompt for it.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ _SPECTRUM_COLUMNS = 3000
 
 
 class TranscriptParameters(StageParameters):
-    """How Whisper is asked. Off unless asked for: it loads weights."""
+    """How Whisper is run. Off unless asked for: it loads weights."""
 
     enabled: bool = False
     min_speech_ratio: float = pydantic.Field(

@@ -68,7 +68,7 @@ def joined_sha256(hashes: Sequence[str]) -> str | None:
 
 
 def unknown_backend(asked: str, known: Sequence[str], *, setting: str) -> UsageError:
-    """What to say of a backend that a stage does not have."""
+    """The error for a backend that a stage does not have."""
     names = ["auto", *known]
     return UsageError(
         "unknown_backend",

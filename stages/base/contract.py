@@ -3,8 +3,8 @@
 Three kinds of stages exist. A `SignalStage` watches the one decode of a source and leaves time
 series behind (`signals`); a clip's struct is computed from those series, so cutting clips
 differently decodes nothing. A `ClipStage` looks at the clip itself, decoded again, and only where
-its precondition holds. A `ModelStage` is a clip stage whose looking is done by a model, for many
-clips at once, in another process than the decoding.
+its precondition holds. A `ModelStage` is a clip stage that runs a model on many clips at once, in
+another process than the decoding.
 """
 
 from __future__ import annotations
@@ -54,7 +54,7 @@ Model = TypeVar("Model")
 class StageCall:
     """A stage as a job has resolved it, for workers: its parameters are JSON.
 
-    Whoever measures uses this backend and no other, for the fingerprint speaks of it.
+    Workers use this backend and no other: the fingerprint names it.
     """
 
     name: str
@@ -146,7 +146,7 @@ class Stage(abc.ABC, Generic[P]):
     def check_backend(self) -> None:
         """Make sure that this machine has the packages and the very weights that the job found.
 
-        To be called where they are about to be loaded: results of others must not be written under
+        Call it just before they are loaded: results of others must not be written under
         the job's fingerprint.
 
         Raises:
@@ -270,7 +270,7 @@ class ModelStage(ClipStage[P], Generic[P, Prepared, Model]):
 
     `prepare` runs where media is decoded, in a child process that can be killed, and hands on
     arrays; `load` and `infer` run in a process that holds the model and, where there is one, a GPU.
-    What a clip comes to does not depend on which clips are in its batch, nor on their order (in
+    A clip's result does not depend on which clips are in its batch, nor on their order (in
     full precision to 1e-4, since batched arithmetic rounds differently; half precision is coarser).
     """
 

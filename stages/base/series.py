@@ -65,7 +65,7 @@ def weighted_mean(values: FloatArray, weights: FloatArray) -> float | None:
 
 
 def observed_weights(observed: npt.NDArray[np.bool_], weights: FloatArray) -> FloatArray:
-    """The weights of a span's bins, with something to go by even where none of them was observed.
+    """The weights of a span's observed bins, or of the nearest one where it has none.
 
     Where no observed bin has weight, the last observed one before the span gets it all (what it
     showed is still on show), or else the first one after it. All zero if nothing was observed.

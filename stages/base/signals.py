@@ -47,7 +47,7 @@ class Observation:
 
 
 class Observer(abc.ABC):
-    """Watches one unit go by; decodes nothing itself. Sees, hears, or both, as it overrides."""
+    """Watches one unit go by; decodes nothing itself. Overrides `frame`, `audio` or both."""
 
     def frame(self, frame: Frame) -> None:  # noqa: B027 - need not be overridden
         """See the next frame, in presentation order."""

@@ -127,8 +127,8 @@ class Frame:
 class DecodedSpan:
     """What a stretch held: the span its frames (or, without any, its sound) cover, and damage.
 
-    `started_over` is how many frames were passed over since their times fall back behind those of
-    frames before them, as where two recordings were put behind each other.
+    `started_over` counts the frames that were skipped because their times fall back behind those of
+    earlier frames, as where two recordings were joined.
     """
 
     start_s: float | None

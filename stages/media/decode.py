@@ -268,7 +268,7 @@ def _go_to(container: InputContainer, source: SourceFormat, time_s: float) -> bo
 
 
 def _meets_key_frame(container: InputContainer, source: SourceFormat, until_s: float) -> bool:
-    """Whether a key frame comes that is shown by a time; reads no further than that."""
+    """Whether a key frame comes that is on show by `until_s`; reads no further than that."""
     assert source.video_index is not None
     for packet in _packets(container, [container.streams[source.video_index]]):
         ticks = packet.pts if packet.pts is not None else packet.dts

@@ -14,8 +14,8 @@ what is not named here is refused, because it belongs to one of these kinds:
 - It has no header, so that anything could be taken for it, and only a name would tell: `rawvideo`,
   `data`, the `pcm` formats (`s16le`, `mulaw`, ...), `g722`, `gsm`, `image2pipe`.
 - It comes out of games and game consoles (`bink`, `smk`, `roq`, `vag`, ...), or out of one maker's
-  devices or programs. Nobody's footage is in it, and every reader more is one more that a crafted
-  file may attack.
+  devices or programs. Nobody's footage is in it, and every further reader is one more that a
+  crafted file may attack.
 """
 
 from __future__ import annotations

@@ -9,7 +9,7 @@ from stages.media.blocks import SourceFormat, seconds
 _WITHOUT_PRESENTATION_TIMES = frozenset({"avi"})
 """Containers that tell only in which order packets are decoded."""
 _STARTS_OVER_S = 1.0
-"""By how much times must fall back to be those of another recording, put behind the first."""
+"""Times that fall back by more belong to another recording, joined to the first."""
 
 
 class FrameClock:

@@ -1,4 +1,4 @@
-"""Signs of life: whoever decodes or encodes says that it is getting on, and a parent may listen.
+"""Signs of life: whoever decodes or encodes says that work goes on, and a parent may listen.
 
 `curation.engine.child` listens in its child process and kills one that falls silent. Elsewhere
 nobody listens, and a beat costs a call.

@@ -25,7 +25,7 @@ from stages.media.formats import FORMATS
 _OPTIONS = {"protocol_whitelist": "", "format_whitelist": ",".join(FORMATS)}
 _REMOTE_BUFFER_BYTES = 1 << 20
 _SCRIPT_STARTS = (b"#extm3u", b"[playlist]", b"<?xml", b"<mpd", b"<asx", b"<smil")
-"""How playlists begin, of which FFmpeg without their name only says that they are no media."""
+"""How playlists begin: FFmpeg, without their name, only says that they are no media."""
 
 
 @contextlib.contextmanager

@@ -24,7 +24,7 @@ _FILTERS = 26
 _PREEMPHASIS = 0.97
 _LIFTER = 22
 _LEAST_POWER = float(np.finfo(np.float64).eps)
-"""Stands for no power at all, whose logarithm there is not."""
+"""Stands in for zero power, which has no logarithm."""
 
 
 def mfcc(samples: npt.NDArray[np.int16]) -> FloatArray:

@@ -1,4 +1,4 @@
-"""Shards: fragments of tar files, one a sample, put behind each other."""
+"""Shards: fragments of tar files, one a sample, one after another."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ def shard_name(sample_ids: Sequence[str]) -> str:
 
 
 def assemble_shard(fragments: Iterable[bytes | Path], destination: Path) -> list[int]:
-    """Write fragments behind each other as a tar file, which appears under its name when whole.
+    """Write fragments one after another as a tar file, which appears under its name when whole.
 
     Args:
         fragments: as `write_sample` makes them: bytes, or the files that hold them.

@@ -1,4 +1,4 @@
-"""Measuring a unit: one decode, every cheap stage watching."""
+"""Measuring a unit: one decode, watched by every signal stage."""
 
 from __future__ import annotations
 
@@ -177,7 +177,7 @@ def failed_unit(task: UnitTask, error: ErrorRecord) -> UnitRow:
 
 
 def failed_unit_fingerprint(unit: str) -> str:
-    """The fingerprint of units that fail, of that of units that decode."""
+    """The fingerprint of units that fail, made from that of units that decode."""
     return fingerprint([unit, UNIT_FAILURE_VERSION])
 
 

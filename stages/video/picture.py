@@ -98,7 +98,7 @@ class PictureStage(SignalStage[PictureParameters]):
     Record: ClassVar[type] = PictureRecord
 
     def observer(self, source: SourceFormat) -> Observer:
-        """A fresh watch over one unit."""
+        """A fresh observer for one unit."""
         return _PictureObserver(self.parameters, source.sample_aspect_ratio)
 
     def summarise(

@@ -57,7 +57,7 @@ class WeightSet:
 
     One file lies directly in a weights folder; several lie in a folder of the set's name.
     `commercial` says whether the licence of the weights (not of the code) allows commercial use;
-    `caution` what a lawyer should read first. Which backends load it, they declare themselves.
+    `caution` what a lawyer should read first. The backends declare which sets they load.
     """
 
     name: str

@@ -1,8 +1,8 @@
 """Offset and confidence without learned weights: the mouth's openness against the voice's loudness.
 
-How open and how busy the mouth of every face track is gets correlated with the loudness of the
-speech band at offsets of up to 15 frames of 25 fps, as SyncNet does with its features (Chung and
-Zisserman 2016).
+How open the mouth of every face track is, and how much it moves, is correlated with the loudness of
+the speech band at offsets of up to 15 frames of 25 fps, as SyncNet does with its features (Chung
+and Zisserman 2016).
 """
 
 from __future__ import annotations

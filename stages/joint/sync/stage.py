@@ -1,6 +1,6 @@
 """Whether a mouth moves with the voice: offset and confidence of a clip's best face.
 
-The backend `syncnet` (Chung and Zisserman 2016) gives the numbers that papers speak of and needs
+The backend `syncnet` (Chung and Zisserman 2016) gives the numbers that papers report and needs
 its weights. The backend `embedded` needs none; its confidence has a scale of its own: gates on it
 must name the backend.
 """

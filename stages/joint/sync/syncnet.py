@@ -2,8 +2,8 @@
 
 Tracks become crops as in joonson/syncnet_python's pipeline (run_pipeline.py, `crop_video`), from
 the boxes of the stage `faces`, which looks a few times a second instead of at every frame.
-Published numbers were measured over boxes of S3FD, which frame a face by other habits than YuNet or
-Haar's cascade do; the crops follow the boxes.
+Published numbers were measured over boxes of S3FD, which frame a face otherwise than YuNet or the
+Haar cascade; the crops follow the boxes.
 """
 
 from __future__ import annotations
@@ -233,7 +233,7 @@ def _face_path(row: Mapping[str, Any], clip: ClipTask) -> _FacePath | None:
 
 
 def _reach_s(sampled_s: FloatArray) -> float:
-    """How far a track reaches beyond its first and last sample: half way to where it is not."""
+    """How far a track reaches beyond its ends: half way to the next sample without it."""
     if len(sampled_s) < 2:
         return _LONGEST_REACH_S
     return min(_LONGEST_REACH_S, float(np.median(np.diff(sampled_s))) / 2)
@@ -291,7 +291,7 @@ def _crop(image: ByteImage, path: _FacePath, frame: int) -> ByteImage:
 
 
 def _inside(start: int, stop: int, length: int) -> slice:
-    """What of a range lies in `length`; empty, at one of its ends, if nothing does."""
+    """The part of a range inside `length`; empty, at one end, where there is none."""
     start, stop = max(start, 0), min(stop, length)
     return slice(start, max(start, stop))
 

@@ -135,7 +135,7 @@ class FacesStage(SignalStage[FacesParameters]):
     Record: ClassVar[type] = FacesRecord
 
     def observer(self, source: SourceFormat) -> Observer:
-        """A fresh watch over one unit.
+        """A fresh observer for one unit.
 
         Raises:
             UsageError: `missing_weights`, if they have gone since the job began.

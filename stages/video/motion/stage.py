@@ -61,7 +61,7 @@ class MotionStage(SignalStage[MotionParameters]):
     Record: ClassVar[type] = MotionRecord
 
     def observer(self, source: SourceFormat) -> Observer:
-        """A fresh watch over one unit."""
+        """A fresh observer for one unit."""
         return _MotionObserver(self.parameters, with_flow=self.backend.name == "dis")
 
     def model_stage(self) -> ModelStage[Any, Any, Any] | None:

@@ -1,4 +1,4 @@
-"""Hard cuts by how much frames change: PySceneDetect's AdaptiveDetector and what it needs beside.
+"""Hard cuts by how much frames change: PySceneDetect's AdaptiveDetector and what it needs besides.
 
 What is shared with other ways to find cuts is here too: `Boundary`, `CutFinder`, the parameters.
 """

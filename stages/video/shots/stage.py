@@ -66,7 +66,7 @@ class ShotsStage(SignalStage[ShotsParameters]):
     Record: ClassVar[type] = ShotsRecord
 
     def observer(self, source: SourceFormat) -> Observer:
-        """A fresh watch over one unit."""
+        """A fresh observer for one unit."""
         cuts: CutFinder
         if self.backend.name == "transnetv2":
             cuts = TransNetCuts(self.parameters.transnet_threshold)
