@@ -97,6 +97,7 @@ def _bad_stage(point: importlib.metadata.EntryPoint, why: str) -> UsageError:
         f"The stage {point.value} of the package {package} cannot be used ({why}).",
         subject=f"entry point {point.name}",
         remedy=f"Mend or uninstall {package}.",
+        retryable=True,
     )
 
 
@@ -122,7 +123,9 @@ def build_signal_stage(
     name: str, parameters: Mapping[str, Any], backend: Backend | None = None
 ) -> SignalStage[StageParameters]:
     """The signal stage of that name with its parameters validated; see `build_clip_stage`."""
-    stage = SIGNAL_STAGES[name]
+    stage = SIGNAL_STAGES.get(name)
+    if stage is None:
+        raise _not_here(name)
     return stage(stage.Parameters.model_validate(parameters), backend)
 
 
@@ -137,15 +140,29 @@ def build_clip_stage(
         backend: what the job has resolved it to; resolved here if not given.
 
     Raises:
-        KeyError: there is none, nor a signal stage of that name with such a model.
+        UsageError: `missing_package`: it is not known here.
+        KeyError: it is a signal stage without such a model.
     """
     if name in SIGNAL_STAGES:
         model_stage = build_signal_stage(name, parameters, backend).model_stage()
         if model_stage is None:
             raise KeyError(name)
         return model_stage
-    stage = CLIP_STAGES[name]
+    stage = CLIP_STAGES.get(name)
+    if stage is None:
+        raise _not_here(name)
     return stage(stage.Parameters.model_validate(parameters), backend)
+
+
+def _not_here(name: str) -> UsageError:
+    """The error of a worker for a stage that the job knows and its own node does not."""
+    return UsageError(
+        "missing_package",
+        f"The package that brings the stage '{name}' is not installed here.",
+        subject=f"stages.{name}",
+        remedy="Install it on every node.",
+        retryable=True,
+    )
 
 
 def clips_schema() -> pa.Schema:

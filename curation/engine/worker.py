@@ -79,11 +79,12 @@ class ModelWorker:
     """Holds one stage's model; see `stages.run.clip.LoadedStage`."""
 
     def __init__(self, stage: StageCall) -> None:
-        from stages.run.clip import LoadedStage  # noqa: PLC0415 - decoders only where they are used
-
         self._loaded: LoadedStage | None = None
         self._error: TwinreelError | None = None
         try:
+            # Decoders only where they are used; and a package that brings a stage may be broken.
+            from stages.run.clip import LoadedStage  # noqa: PLC0415
+
             self._loaded = LoadedStage(stage)
         except TwinreelError as error:
             # Told by `ready`: an actor that cannot be made says only that it died.

@@ -112,9 +112,9 @@ def measure_unit(task: UnitTask) -> UnitResult:
             reach.
     """
     watchers = [
-        _Watcher(_stage(call), task.source)
+        _Watcher(call, task.source)
         for name, call in task.stages.items()
-        if _applies(SIGNAL_STAGES[name], task.source)
+        if _applies(name, task.source)
     ]
     if task.source.audio_index is None and task.source.video_index is None:
         raise MediaError(
@@ -123,8 +123,8 @@ def measure_unit(task: UnitTask) -> UnitResult:
             subject=task.uri,
             remedy="Leave it out, or set decode.media=all.",
         )
-    seeing = [watcher for watcher in watchers if watcher.stage.media == "video"]
-    hearing = [watcher for watcher in watchers if watcher.stage.media == "audio"]
+    seeing = [watcher for watcher in watchers if watcher.media == "video"]
+    hearing = [watcher for watcher in watchers if watcher.media == "audio"]
 
     def on_frame(frame: Frame) -> None:
         beat()
@@ -154,7 +154,7 @@ def measure_unit(task: UnitTask) -> UnitResult:
         for table, table_rows in side_rows.items():
             rows.setdefault(table, []).extend(table_rows)
     for name in task.stages:
-        if not _applies(SIGNAL_STAGES[name], task.source):
+        if not _applies(name, task.source):
             rows["signals"].append(_signals_row(task, name, "not_applicable"))
     return UnitResult(_unit_row(task, span), rows)
 
@@ -187,10 +187,16 @@ class _Watcher:
     So does a machine that lacks what the job has resolved: no other backend takes its place.
     """
 
-    def __init__(self, stage: SignalStage[StageParameters], source: SourceFormat) -> None:
-        self.stage = stage
+    def __init__(self, call: StageCall, source: SourceFormat) -> None:
+        self._name = call.name
         self._error: ErrorRecord | None = None
-        self._observer: Observer = self._guard(lambda: _observer(stage, source))
+        self._observer: Observer = self._guard(lambda: _observer(call, source))
+
+    @property
+    def media(self) -> str | None:
+        """What it watches; None of a stage that is not known here."""
+        stage = SIGNAL_STAGES.get(self._name)
+        return None if stage is None else stage.media
 
     def frame(self, frame: Frame) -> None:
         if self._error is None:
@@ -209,17 +215,17 @@ class _Watcher:
             start_s, end_s = span.start_s, span.end_s
             observation = self._guard(lambda: self._observer.finish(start_s, end_s))
         if observation is None:
-            return _signals_row(task, self.stage.name, "failed", self._error), {}
-        row = _signals_row(task, self.stage.name, "ok")
+            return _signals_row(task, self._name, "failed", self._error), {}
+        row = _signals_row(task, self._name, "ok")
         signals = observation.signals
         row |= {"start_s": signals.start_s, "rate_hz": signals.rate_hz}
         row["bins"] = len(next(iter(signals.series.values())))
         for series, values in signals.series.items():
-            row[series_column(self.stage.name, series)] = values.astype(np.float32)
+            row[series_column(self._name, series)] = values.astype(np.float32)
         keys = {
             "source_id": task.source_id,
             "unit_index": task.unit_index,
-            "fingerprint": task.stages[self.stage.name].fingerprint,
+            "fingerprint": task.stages[self._name].fingerprint,
         }
         sides = {
             table: [{**keys, **side} for side in side_rows]
@@ -244,14 +250,18 @@ def _stage(call: StageCall) -> SignalStage[StageParameters]:
     return build_signal_stage(call.name, json.loads(call.parameters), call.backend)
 
 
-def _observer(stage: SignalStage[StageParameters], source: SourceFormat) -> Observer:
+def _observer(call: StageCall, source: SourceFormat) -> Observer:
+    stage = _stage(call)
     # Where a model completes the record, it is the model stage that loads the weights.
     if stage.model_stage() is None:
         stage.check_backend()
     return stage.observer(source)
 
 
-def _applies(stage: type[SignalStage[Any]], source: SourceFormat) -> bool:
+def _applies(name: str, source: SourceFormat) -> bool:
+    stage = SIGNAL_STAGES.get(name)
+    if stage is None:
+        return True  # its watcher says that it is not known here
     present = source.video_index if stage.media == "video" else source.audio_index
     return present is not None
 
