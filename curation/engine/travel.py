@@ -126,7 +126,10 @@ def _settler(home: Home) -> Callable[[], None]:
     digest = "" if packed is None else hashlib.sha256(packed).hexdigest()[:16]
 
     def unpacked() -> str:
-        """The folder on this machine that the packages were unpacked to, by whoever came first."""
+        """The folder on this machine that the packages were unpacked to, by whoever came first.
+
+        What cleans temporary folders may have taken files from one: then there is another.
+        """
         import io  # noqa: PLC0415
         import os  # noqa: PLC0415
         import shutil  # noqa: PLC0415
@@ -138,16 +141,23 @@ def _settler(home: Home) -> Callable[[], None]:
         if os.lstat(parent).st_uid != os.getuid():
             # Somebody else's folder: what lies in it may be anything.
             parent = tempfile.mkdtemp(prefix="twinreel-")
-        folder = os.path.join(parent, digest)  # noqa: PTH118
-        if not os.path.isdir(folder):  # noqa: PTH112
-            partial = tempfile.mkdtemp(dir=parent)
-            with zipfile.ZipFile(io.BytesIO(packed or b"")) as archive:
-                archive.extractall(partial)
-            try:
-                os.rename(partial, folder)  # noqa: PTH104
-            except OSError:
-                shutil.rmtree(partial)
-        return folder
+        with zipfile.ZipFile(io.BytesIO(packed or b"")) as archive:
+            number = 0
+            while True:
+                folder = os.path.join(parent, f"{digest}-{number}")  # noqa: PTH118
+                if not os.path.isdir(folder):  # noqa: PTH112
+                    partial = tempfile.mkdtemp(dir=parent)
+                    archive.extractall(partial)
+                    try:
+                        os.rename(partial, folder)  # noqa: PTH104
+                    except OSError:
+                        shutil.rmtree(partial)
+                        if not os.path.isdir(folder):  # noqa: PTH112
+                            raise
+                files = (os.path.join(folder, name) for name in archive.namelist())  # noqa: PTH118
+                if all(map(os.path.isfile, files)):
+                    return folder
+                number += 1
 
     def settle() -> None:
         import importlib.util  # noqa: PLC0415
