@@ -136,6 +136,7 @@ def wait_for_step(run: Path, step: int, process: subprocess.Popen[str]) -> None:
     raise AssertionError(f"step {step} was never reached")
 
 
+@pytest.mark.soak
 def test_two_ranks_go_on_as_one_and_as_four(
     undisturbed: Path, two_ranks: Path, curated: Path, recipe_file: Path, tmp_path: Path
 ) -> None:

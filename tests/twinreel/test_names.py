@@ -53,6 +53,7 @@ def in_project(project: Path, *arguments: str) -> Finished:
 CURATE = ("curate", "raw", "--out", "out", "--set", "split.held_out_share=0", *SMALL_SAMPLES)
 
 
+@pytest.mark.soak
 def test_every_command_works_where_others_have_our_names(project: Path) -> None:
     in_project(project, "plan", "curate", "raw")
     summary = in_project(project, *CURATE, "--json").json()

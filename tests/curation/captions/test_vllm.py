@@ -172,6 +172,7 @@ def test_clips_go_through_rays_processor_as_they_go_to_an_endpoint(tmp_path: Pat
         assert arrived == ask.body["messages"]
 
 
+@pytest.mark.soak
 @pytest.mark.usefixtures("cluster")
 def test_decoders_that_have_taken_every_cpu_keep_no_clip_waiting(tmp_path: Path) -> None:
     settings = EngineSettings(workers=4, cpus_per_worker=1)

@@ -24,6 +24,7 @@ from tests.support import misbehaviour
 from tests.support.ray_faults import lose_results, two_nodes
 
 
+@pytest.mark.soak
 def test_a_node_that_is_lost_costs_no_task() -> None:
     tasks = [Task(misbehaviour.slow_but_moving, 0.2, f"{one}.mp4") for one in range(60)]
     found = []
@@ -51,6 +52,7 @@ class SlowTagger:
         return np.ones((len(sounds), 1), np.float32)
 
 
+@pytest.mark.soak
 def test_what_a_lost_node_had_prepared_for_a_model_is_prepared_again(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -120,6 +120,7 @@ def test_a_failure_for_now_is_pending_and_measured_by_the_next_run(
     assert "nothing decoded" in curate()
 
 
+@pytest.mark.soak
 def test_a_model_that_loses_its_device_is_started_again_and_no_clip_pays(raw: Path) -> None:
     lost = raw.parent / "outage-device"
     lost.touch()
