@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import re
 from collections.abc import Mapping
 from typing import Any
 
@@ -94,6 +95,22 @@ def resolve(configuration: JobConfiguration, remembered: Remembered | None = Non
         for name, stage in signal_stages.items()
         if (model_stage := stage.model_stage()) is not None
     }
+    selection = Selection(
+        segmentation=segmentation,
+        policy=policy_fingerprint(configuration.gate_list()),
+        stages=fingerprints,
+        probe=fingerprint({"probe": PROBE_VERSION, **configuration.decode.media_key()}),
+        units=unit,
+        failed_units=failed_unit_fingerprint(unit),
+        caption=(
+            configuration.caption.style,
+            remembered.caption if remembered else _captions(configuration, fingerprints),
+        ),
+        mix=_mix(configuration, fingerprints),
+        profile=profile.profile_id,
+        packed_windows=_PACKED_WINDOWS[configuration.decode.media],
+        side_tables=SIDE_TABLES,
+    )
     return Resolved(
         signal_stages=signal_stages,
         summed_stages={n: s for n, s in signal_stages.items() if n not in model_stages},
@@ -106,22 +123,7 @@ def resolve(configuration: JobConfiguration, remembered: Remembered | None = Non
         fingerprints=fingerprints,
         unit=unit,
         segmentation=segmentation,
-        selection=Selection(
-            segmentation=segmentation,
-            policy=policy_fingerprint(configuration.gate_list()),
-            stages=fingerprints,
-            probe=fingerprint({"probe": PROBE_VERSION, **configuration.decode.media_key()}),
-            units=unit,
-            failed_units=failed_unit_fingerprint(unit),
-            caption=(
-                configuration.caption.style,
-                remembered.caption if remembered else _captions(configuration, fingerprints),
-            ),
-            mix=_mix(configuration, fingerprints),
-            profile=profile.profile_id,
-            packed_windows=_PACKED_WINDOWS[configuration.decode.media],
-            side_tables=SIDE_TABLES,
-        ),
+        selection=_with_decided_under(selection, configuration),
         profile=profile,
     )
 
@@ -168,7 +170,11 @@ def decided_otherwise(saved: SavedSelection, configuration: JobConfiguration) ->
         policy=policy_fingerprint(configuration.gate_list()),
         mix=_mix(configuration, saved.selection.stages),
     )
-    return dataclasses.replace(saved, selection=selection, gates=_plain_gates(configuration))
+    return dataclasses.replace(
+        saved,
+        selection=_with_decided_under(selection, configuration),
+        gates=_plain_gates(configuration),
+    )
 
 
 def _plain_gates(configuration: JobConfiguration) -> dict[str, dict[str, Any]]:
@@ -288,6 +294,20 @@ def _captions(configuration: JobConfiguration, fingerprints: Mapping[str, str]) 
     if caption.backend == "attributes":
         return fingerprint([ATTRIBUTES_VERSION, caption.style, dict(fingerprints)])
     return fingerprint([CAPTION_VERSION, caption.backend, caption.words_key()])
+
+
+def _with_decided_under(selection: Selection, configuration: JobConfiguration) -> Selection:
+    """The selection with the fingerprint of what the configuration's gates may read under it."""
+    expressions = " ".join(gate.sql for gate in configuration.gate_list())
+    # Words and places come after the measurements, and few gates speak of them: new captions alone
+    # must not make every clip undecided.
+    later = {
+        name: value
+        for name, value in (("caption", selection.caption), ("mix", selection.mix))
+        if re.search(rf"\b{name}\b", expressions, re.IGNORECASE)
+    }
+    under = fingerprint([selection.probe, selection.segmentation, dict(selection.stages), later])
+    return dataclasses.replace(selection, decided_under=under)
 
 
 def _mix(configuration: JobConfiguration, fingerprints: Mapping[str, str]) -> str | None:

@@ -27,5 +27,6 @@ def select(job: Job) -> None:
     gates = job.configuration.gate_list()
     with job.output.connect() as connection:
         validate(gates, connection)
-        decisions = changed(connection, decide(connection, gates))
+        under = job.resolved.selection.decided_under
+        decisions = changed(connection, decide(connection, gates, under))
     job.output.commit({"decisions": decisions})

@@ -49,10 +49,19 @@ NO_VALUE_SUFFIX = ":no_value"
 """Ends the name of a gate that rejects because what it reads is there and has no value."""
 
 
-def decide(connection: duckdb.DuckDBPyConnection, gates: Sequence[Gate]) -> pa.Table:
+def decide(
+    connection: duckdb.DuckDBPyConnection,
+    gates: Sequence[Gate],
+    decided_under: str | None = None,
+) -> pa.Table:
     """A row of `decisions` for every clip of `dataset`, by clip_id.
 
     `rejected_by` and `pending_on` are sorted; a rejected clip lists what it waits for as well.
+
+    Args:
+        connection: from `manifests.store.view.connect`.
+        gates: all of them.
+        decided_under: of the connection's selection, if the rows are to be written.
 
     Raises:
         UsageError: as `validate`; `gate_failed` if an expression fails on some clip's values.
@@ -67,7 +76,8 @@ def decide(connection: duckdb.DuckDBPyConnection, gates: Sequence[Gate]) -> pa.T
             subject="gates",
             remedy="Guard the expression, for example with TRY_CAST or CASE.",
         ) from error
-    return table.cast(arrow_schema(DecisionRow))
+    under = pa.array([decided_under] * len(table), pa.string())
+    return table.append_column("decided_under", under).cast(arrow_schema(DecisionRow))
 
 
 def changed(connection: duckdb.DuckDBPyConnection, decisions: pa.Table) -> pa.Table:

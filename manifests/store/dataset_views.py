@@ -114,7 +114,11 @@ class Views:
                 f" ELSE {quote_text(chosen.units)} END"
             )
         self._create_latest("units", ("source_id", "unit_index"), {}, units)
-        self._create_latest("decisions", ("clip_id",), {"policy": chosen.policy})
+        decided = "true"
+        if chosen.decided_under is not None:
+            under = quote_text(chosen.decided_under)
+            decided = f"coalesce(decided_under, {under}) = {under}"
+        self._create_latest("decisions", ("clip_id",), {"policy": chosen.policy}, decided)
         self._create_latest(
             "captions",
             ("clip_id",),

@@ -133,13 +133,18 @@ class ClipRow:
 
 @dataclasses.dataclass(frozen=True)
 class DecisionRow:
-    """What a policy (hash of the gates) says of a clip, and which gates said so."""
+    """What a policy (hash of the gates) says of a clip, and which gates said so.
+
+    `decided_under` is the fingerprint of what the gates could read: of how clips are cut and
+    measured. Rows of versions that did not keep it have None, and hold whatever was measured.
+    """
 
     clip_id: str
     policy: str
     state: Literal["keep", "reject", "pending"]
     rejected_by: list[str]
     pending_on: list[str]
+    decided_under: str | None = None
 
 
 @dataclasses.dataclass(frozen=True)

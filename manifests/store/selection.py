@@ -31,6 +31,8 @@ class Selection:
     Args:
         segmentation: fingerprint of how clips are cut.
         policy: hash of the gates.
+        decided_under: fingerprint of what the gates may read; the policy's decisions of other
+            measurements are not the job's.
         stages: fingerprint by stage; a stage that is not here has no column in `clips` and
             `dataset`.
         probe: fingerprint of `sources`.
@@ -53,4 +55,5 @@ class Selection:
     mix: str | None = None
     profile: str | None = None
     packed_windows: tuple[str, ...] = ("full",)
+    decided_under: str | None = None
     side_tables: Mapping[str, SideTable] = dataclasses.field(default_factory=dict)

@@ -133,7 +133,7 @@ def _from_json(content: Mapping[str, Any]) -> SavedSelection:
         name: SideTable(side["stage"], tuple(side["key"]))
         for name, side in content["side_tables"].items()
     }
-    read_apart = {"stages", "side_tables", "caption", "packed_windows"}
+    read_apart = {"stages", "side_tables", "caption", "packed_windows", "decided_under"}
     plain = {field.name for field in dataclasses.fields(Selection)} - read_apart
     caption = content["caption"]
     selection = Selection(
@@ -141,6 +141,8 @@ def _from_json(content: Mapping[str, Any]) -> SavedSelection:
         stages={name: stage["fingerprint"] for name, stage in stages.items()},
         caption=None if caption is None else (caption[0], caption[1]),
         packed_windows=tuple(content["packed_windows"]),
+        # Files of the first versions of the format have none.
+        decided_under=content.get("decided_under"),
         side_tables=side_tables,
     )
     return SavedSelection(

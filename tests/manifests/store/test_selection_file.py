@@ -39,11 +39,25 @@ def storage(tmp_path: Path) -> Storage:
 def test_what_a_job_resolved_to_is_read_back_whole(storage: Storage) -> None:
     assert read_selection(storage) == SAVED
     bare = dataclasses.replace(
-        SELECTION, caption=None, mix="mix-1", packed_windows=("full", "short"), side_tables={}
+        SELECTION,
+        caption=None,
+        mix="mix-1",
+        decided_under="under-1",
+        packed_windows=("full", "short"),
+        side_tables={},
     )
     changed = SavedSelection(bare, {}, {}, {}, finished=False)
     write_selection(storage, changed)
     assert read_selection(storage) == changed
+
+
+def test_a_file_that_does_not_say_what_was_decided_under_is_read(
+    storage: Storage, tmp_path: Path
+) -> None:
+    content = json.loads((tmp_path / SELECTION_FILE).read_text())
+    del content["decided_under"]
+    (tmp_path / SELECTION_FILE).write_text(json.dumps(content))
+    assert read_selection(storage) == SAVED
 
 
 def test_nothing_is_written_where_nothing_has_changed(storage: Storage, tmp_path: Path) -> None:

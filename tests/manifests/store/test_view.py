@@ -72,6 +72,17 @@ def test_structs_are_found_whatever_segmentation_they_were_measured_under(tmp_pa
         assert rows(connection, BOTH) == [("a", 0.1, 1.0), ("b", None, None)]
 
 
+def test_a_decision_holds_for_the_measurements_it_was_made_of(tmp_path: Path) -> None:
+    store = open_out(tmp_path)
+    store.commit({"clips": [clip("a")]})
+    # By a version that did not say what it decided under: it holds for everybody.
+    store.commit({"decisions": [DecisionRow("a", "policy-a", "keep", [], [])]})
+    store.commit({"decisions": [DecisionRow("a", "policy-a", "reject", ["g"], [], "new")]})
+    for under, state in (("old", "keep"), ("new", "reject"), (None, "reject")):
+        with look(store, decided_under=under) as connection:
+            assert rows(connection, "SELECT state FROM dataset") == [(state,)], under
+
+
 def test_dataset_joins_source_decision_caption_and_sample(tmp_path: Path) -> None:
     store = open_out(tmp_path)
     sample = SampleRow(
