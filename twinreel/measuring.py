@@ -125,7 +125,8 @@ def _configuration(
     if stages:
         wanted = _with_what_they_read({*stages, "shots"})
         chosen += [f"stages.{name}.enabled={str(name in wanted).lower()}" for name in STAGES]
-    return configuration_of(preset, None, chosen)
+    # Nothing is captioned: whatever model the preset asks for that is not needed.
+    return configuration_of(preset, None, [*chosen, "caption.backend=attributes"])
 
 
 def _with_what_they_read(stages: Collection[str]) -> set[str]:

@@ -56,6 +56,12 @@ def test_what_is_wrong_is_named(curated: Path, tmp_path: Path) -> None:
     assert "'faces'" in str(caught.value)
 
 
+def test_a_preset_whose_captions_need_a_model_asks_for_none(curated: Path) -> None:
+    file = curated.parent / "raw" / "1.mp4"
+    found = twinreel.measure(file, "loudness", preset="ovi", settings={"clip.frames": 13})
+    assert found["loudness"]["status"] == "ok"
+
+
 def test_no_cluster_is_started(curated: Path) -> None:
     before = "ray" in sys.modules
     twinreel.measure(curated.parent / "raw" / "1.mp4", "loudness")
