@@ -24,7 +24,14 @@ from curation.resolve import Resolved, resolve  # noqa: E402
 from manifests.errors import TwinreelError, UsageError  # noqa: E402
 from manifests.settings import did_you_mean  # noqa: E402
 from manifests.store.address import is_address  # noqa: E402
-from manifests.store.records import ClipRow, ErrorRecord, to_mapping  # noqa: E402
+from manifests.store.dataset_views import shown_source_columns  # noqa: E402
+from manifests.store.records import (  # noqa: E402
+    ClipRow,
+    ErrorRecord,
+    SourceRow,
+    arrow_schema,
+    to_mapping,
+)
 from stages.base.clip import ClipTask  # noqa: E402
 from stages.base.signals import Signals  # noqa: E402
 from stages.media.blocks import SourceFormat  # noqa: E402
@@ -256,7 +263,7 @@ class _Measured:
         self, name: str, clip: ClipRow, row: dict[str, Any], loaded: list[LoadedStage]
     ) -> Struct:
         stage, call = self._resolved.clip_stages[name], self._resolved.calls[name]
-        if not _holds(stage.precondition, row, self._source):
+        if not _holds(stage.precondition, row, self._uri, self._source):
             return self._mark(name, "not_applicable")
         signal_stage = self._resolved.signal_stages.get(name)
         seen = None
@@ -292,10 +299,17 @@ class _Measured:
         return struct_of(stage.Record, None, status, error, stage.backend.name, fingerprint)
 
 
-def _holds(condition: str, row: Mapping[str, Any], source: SourceFormat) -> bool:
-    """Whether a precondition holds of a clip, as the view `dataset` would say."""
-    table = pa.Table.from_pylist([dict(row)], schema=clips_schema())
-    table = table.append_column("modality", pa.array([source.modality]))
+def _holds(condition: str, row: Mapping[str, Any], uri: str, source: SourceFormat) -> bool:
+    """Whether a precondition holds of a clip, as the view `dataset` would say.
+
+    What only a listing knows of a source (size, licence, split, ...) is null.
+    """
+    clips, sources = clips_schema(), arrow_schema(SourceRow)
+    table = pa.Table.from_pylist([dict(row)], schema=clips)
+    known = {**to_mapping(source), "uri": uri, "status": "ok"}
+    for name, shown in shown_source_columns(sources.names, clips.names).items():
+        column = pa.array([known.get(name)], sources.field(name).type)
+        table = table.append_column(shown, column)
     with duckdb.connect() as connection:
         connection.register("clip", table)
         [(holds,)] = connection.execute(f"SELECT ({condition})::BOOLEAN FROM clip").fetchall()

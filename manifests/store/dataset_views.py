@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 
 import duckdb
 import pyarrow as pa
@@ -258,14 +258,10 @@ class Views:
             LEFT JOIN packed USING (clip_id)"""
         )
         clip_columns = {*self._clip_columns, *self._stages}
-        source_columns = []
-        for field in self._store.schemas["sources"]:
-            name = field.name
-            if name in VOLATILE_COLUMNS or name == "source_id":
-                continue
-            prefixed = name in _PREFIXED_SOURCE_COLUMNS or name in clip_columns
-            shown = SOURCE_PREFIX + name if prefixed else name
-            source_columns.append(f"sources.{quote_name(name)} AS {quote_name(shown)}")
+        shown = shown_source_columns(self._store.schemas["sources"].names, clip_columns)
+        source_columns = [
+            f"sources.{quote_name(name)} AS {quote_name(label)}" for name, label in shown.items()
+        ]
         self._run(
             f"""CREATE VIEW dataset AS
             SELECT clips.* EXCLUDE (row_key), {", ".join(source_columns)},
@@ -298,6 +294,21 @@ class Views:
             + ", ".join(f"{quote_text(name)}: {table}.{quote_name(name)}" for name in names)
             + "}"
         )
+
+
+def shown_source_columns(names: Iterable[str], clip_columns: Collection[str]) -> dict[str, str]:
+    """What the view `dataset` calls the columns of `sources`, by their names there.
+
+    Args:
+        names: of the columns of `sources`.
+        clip_columns: names that the clip's own columns have.
+    """
+    shown = {}
+    for name in names:
+        if name not in VOLATILE_COLUMNS and name != "source_id":
+            prefixed = name in _PREFIXED_SOURCE_COLUMNS or name in clip_columns
+            shown[name] = SOURCE_PREFIX + name if prefixed else name
+    return shown
 
 
 def _escaped_glob(path: str) -> str:

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 import twinreel
+from stages.audio.audio_quality import AudioQualityStage
 
 
 def test_a_files_clips_are_measured_as_a_job_measures_them(curated: Path) -> None:
@@ -60,6 +61,16 @@ def test_a_preset_whose_captions_need_a_model_asks_for_none(curated: Path) -> No
     file = curated.parent / "raw" / "1.mp4"
     found = twinreel.measure(file, "loudness", preset="ovi", settings={"clip.frames": 13})
     assert found["loudness"]["status"] == "ok"
+
+
+def test_a_precondition_may_speak_of_the_source(
+    curated: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    of_the_source = "height > 180 AND uri LIKE '%.mp4' AND source_status = 'ok' AND licence IS NULL"
+    monkeypatch.setattr(AudioQualityStage, "precondition", of_the_source)
+    found = twinreel.measure(curated.parent / "raw" / "1.mp4", "audio_quality")
+    assert found.source.height == 180
+    assert found.clips[0]["audio_quality"]["status"] == "not_applicable"
 
 
 def test_no_cluster_is_started(curated: Path) -> None:
