@@ -117,12 +117,12 @@ def peer_cost(name: str, uri: str) -> Cost:
 def run_peer(name: str, uri: str) -> None:
     """In the peer's process: run once for the imports on nothing, then for the clock."""
     import scenedetect  # noqa: F401, PLC0415
-    import stages.speech  # noqa: PLC0415
-    import stages.unit  # noqa: PLC0415
 
+    import stages.audio.speech  # noqa: PLC0415
     import stages.media.decode  # noqa: PLC0415
+    import stages.run.unit  # noqa: PLC0415
 
-    stages.speech._detector()
+    stages.audio.speech._detector()
     cv2.setNumThreads(1)
     if name == "PySceneDetect, defaults":
         cv2.setNumThreads(-1)
@@ -242,8 +242,8 @@ def _warm(engine: Engine, uri: str) -> None:
 
 def warm_up(_: str) -> None:
     """In the child: imports, and long enough for every worker to take one."""
-    import stages.clip  # noqa: PLC0415
-    import stages.unit  # noqa: F401, PLC0415
+    import stages.run.clip  # noqa: PLC0415
+    import stages.run.unit  # noqa: F401, PLC0415
 
     time.sleep(0.3)
 
