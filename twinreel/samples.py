@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator, Mapping
 from os import PathLike, fspath
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 from twinreel._names import claim
 
@@ -45,18 +45,28 @@ class CuratedSamples(Dataset[Sample]):
     Args:
         out: folder or `s3://` prefix that `curate` wrote.
         split: `train`, or `held_out` for samples of sources that are never trained on.
-        seed: of the order; the same as a recipe's gives the recipe's order.
+        seed: of the order. With a recipe's seed it is the recipe's order if the recipe's batch is
+            the same too, and samples of equal shape are those that it brings to one shape.
 
     Raises:
-        TwinreelError: `not_an_output`, `empty_selection`, `shard_missing` or `shard_truncated`.
+        TwinreelError: `unknown_split`, `not_an_output`, `empty_selection` (nothing to train on),
+            `shard_missing` or `shard_truncated`.
     """
 
     def __init__(self, out: str | PathLike[str], *, split: Split = "train", seed: int = 0) -> None:
-        snapshot = read_snapshot(fspath(out))
+        if split not in get_args(Split):
+            raise UsageError(
+                "unknown_split",
+                f"There is no split {split!r}.",
+                subject="split",
+                remedy=f"Use {' or '.join(map(repr, get_args(Split)))}.",
+            )
+        snapshot = read_snapshot(fspath(out), to_train=split == "train")
         check_shards(snapshot)
         self.samples = snapshot.train if split == "train" else snapshot.held_out
         """What the manifests say of each sample, by index."""
         self.order = Order(self, 1, seed=seed, rank=0, ranks=1)
+        self._seed = seed
         self._out = snapshot.out
         self._fingerprint = snapshot.fingerprint()
         self._opened: Storage | None = None
@@ -127,7 +137,7 @@ class CuratedSamples(Dataset[Sample]):
         self,
         batch_size: int,
         *,
-        seed: int = 0,
+        seed: int | None = None,
         rank: int = 0,
         ranks: int = 1,
         **options: Any,  # noqa: ANN401 - DataLoader's
@@ -136,12 +146,13 @@ class CuratedSamples(Dataset[Sample]):
 
         Args:
             batch_size: samples of all ranks together.
-            seed: of the order.
+            seed: of the order; the data set's if not given.
             rank: this process's.
             ranks: how many there are: each gets its share of every batch, equally many samples.
             options: of `DataLoader`: `num_workers`, `collate_fn`, `pin_memory`, ... Workers are
                 spawned, so that a script needs `if __name__ == "__main__":`.
         """
+        seed = self._seed if seed is None else seed
         order = Order(self, batch_size, seed=seed, rank=rank, ranks=ranks)
         return CuratedLoader(self, order, **options)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import io
 import shutil
 import tarfile
@@ -9,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import av
+import duckdb
 import numpy as np
 import pytest
 import soundfile
@@ -16,6 +18,7 @@ import torch
 from torch.utils.data import DataLoader
 
 import twinreel
+from training.data.samples import KeptSample, kept_samples
 from twinreel import CuratedSamples
 
 
@@ -87,6 +90,34 @@ def test_a_loader_resumes_after_the_last_batch_that_it_gave(curated: Path, worke
     resumed.load_state_dict(begun.state_dict())
     assert [batch["sample_id"] for batch in resumed] == first[1:]
     assert [batch["sample_id"] for batch in resumed] == second
+
+
+def test_a_loader_has_the_seed_of_its_samples(curated: Path) -> None:
+    orders = [
+        [batch["sample_id"] for batch in loader]
+        for loader in (
+            CuratedSamples(curated, seed=7).loader(2),
+            CuratedSamples(curated).loader(2, seed=7),
+            CuratedSamples(curated, seed=7).loader(2, seed=0),
+        )
+    ]
+    assert orders[0] == orders[1] != orders[2]
+
+
+def test_what_is_held_out_needs_nothing_to_train_on(
+    curated: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def held_out(connection: duckdb.DuckDBPyConnection) -> list[KeptSample]:
+        kept = kept_samples(connection)
+        return [dataclasses.replace(sample, split="held_out") for sample in kept]
+
+    assert len(CuratedSamples(curated, split="held_out")) == 0
+    monkeypatch.setattr("training.data.snapshot.kept_samples", held_out)
+    assert len(CuratedSamples(curated, split="held_out")) == 5
+    for split, code in (("train", "empty_selection"), ("held-out", "unknown_split")):
+        with pytest.raises(twinreel.TwinreelError) as caught:
+            CuratedSamples(curated, split=split)  # type: ignore[arg-type]
+        assert caught.value.code == code
 
 
 def test_ranks_share_each_batch(curated: Path) -> None:

@@ -54,15 +54,22 @@ class Snapshot:
         return _split(json.loads(head)["out"], samples)
 
 
-def take_snapshot(connection: duckdb.DuckDBPyConnection, out: str) -> Snapshot:
+def take_snapshot(
+    connection: duckdb.DuckDBPyConnection, out: str, *, to_train: bool = True
+) -> Snapshot:
     """What the current policy keeps, with its words as they are now.
+
+    Args:
+        connection: to the tables of `out`.
+        out: where the shards lie: a folder or `s3://` prefix.
+        to_train: whether there must be samples to train on.
 
     Raises:
         UsageError: `empty_selection`: no kept sample may be trained on.
     """
     absolute = out if "://" in out else str(Path(out).expanduser().absolute())
     snapshot = _split(absolute, kept_samples(connection))
-    if not snapshot.train:
+    if to_train and not snapshot.train:
         held_out = len(snapshot.held_out)
         raise UsageError(
             "empty_selection",
