@@ -31,6 +31,7 @@ from manifests.errors import StorageError, UsageError
 from manifests.fingerprint import fingerprint
 from training.data.order import Position
 from training.models.generator import Generator
+from training.models.registry import own_sources
 
 _PARTIAL = ".partial"
 _RECORD = "checkpoint.json"
@@ -65,12 +66,17 @@ class Record:
         return cls(**{**values, "position": Position(**values["position"])})
 
 
-def code_fingerprint() -> str:
-    """16 hex digits of the training package's sources and of torch's version."""
+def code_fingerprint(family: str) -> str:
+    """16 hex digits of the sources that train, and of torch's version.
+
+    Args:
+        family: as the recipe names it; the sources of one outside this package count too.
+    """
     folder = Path(__file__).parent
     sources = {
         path.relative_to(folder).as_posix(): path.read_text() for path in folder.rglob("*.py")
     }
+    sources |= own_sources(family)
     return fingerprint({"sources": sources, "torch": torch.__version__})
 
 

@@ -79,7 +79,7 @@ def _train(run: TrainingRun, context: DistributedContext) -> None:
         build_generator(recipe), context, precision=recipe.precision, recompute=recipe.recompute
     )
     optimizer = build_optimizer(generator, recipe.optimizer)
-    code = code_fingerprint()
+    code = code_fingerprint(recipe.model.family)
     start = _open(run, code, context)
     checkpoints = Checkpoints(
         run.folder,
