@@ -47,6 +47,7 @@ from curation.resolve import (
     resolve,
 )
 from manifests.errors import UsageError
+from manifests.explore.anew import DoneAnew
 from manifests.explore.funnel import Funnel, funnel
 from manifests.explore.open import saved_selection
 from manifests.store.address import is_address
@@ -57,6 +58,8 @@ from manifests.store.selection_file import SavedSelection
 logger = logging.getLogger(__name__)
 
 PHASES = ("measure", "annotate", "select", "caption", "pack")
+_DONE_BY = {"captions": "caption", "samples": "pack", "gates": "select"}
+"""The phase that does it, by what is done anew; all else is measured."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -96,17 +99,17 @@ def run_curation(
         address: a Ray cluster's address.
 
     Raises:
-        UsageError: inputs, configuration or gates are wrong; nothing was done.
+        UsageError: inputs, configuration or gates are wrong; `not_measured`: the phases need what
+            would have to be measured anew first. Nothing was done.
         StorageError: OUT cannot be written (`storage_unwritable`) or another job has it
             (`out_busy`).
     """
     chosen = _checked_phases(phases)
     listing = list_inputs(inputs, configuration.inputs.skip_suffixes)
     files = listing.files[:limit] if limit is not None else listing.files
-    earlier = earlier_results(out)
     with _job(out, configuration, address, resolve(configuration)) as job:
         job.notes += _say_what_is_missing(configuration, job.resolved)
-        _say_what_is_done_anew(job, earlier)
+        _say_what_is_done_anew(job, earlier_results(out), chosen)
         given = [_absolute(text) for text in inputs]
         begin_results(job, given)
         if "measure" in chosen:
@@ -142,19 +145,41 @@ def run_select(out: str, configuration: JobConfiguration) -> Summary:
             gates is another than it was.
         StorageError: OUT cannot be written, or another job has it.
     """
+    while True:
+        found = _to_decide(out, configuration)
+        with _job(out, configuration, None, found.resolved, found.decided.schemas) as job:
+            if not _to_decide(out, configuration).same_as(found):
+                continue  # another job has come to its end before this one had OUT
+            annotate(job)
+            select(job)
+            write_results(job, found.inputs, found.decided)
+            return _close(job, 0, render_previews=False)
+
+
+@dataclasses.dataclass(frozen=True)
+class _ToDecide:
+    """What `select` finds on OUT: `decided` are its results by the new gates."""
+
+    inputs: list[str]
+    decided: SavedSelection
+    resolved: Resolved
+
+    def same_as(self, other: _ToDecide) -> bool:
+        """Whether OUT held the same for both."""
+        return (self.inputs, self.decided) == (other.inputs, other.decided)
+
+
+def _to_decide(out: str, configuration: JobConfiguration) -> _ToDecide:
     before = read_job_file(out)
     _check_only_gates(before.configuration, configuration)
-    saved = saved_selection(out, selection_of_job_file)
-    decided = decided_otherwise(saved, configuration)
+    decided = decided_otherwise(saved_selection(out, selection_of_job_file), configuration)
     # The stages of this version only tell what a next `curate` measures; none is asked to here.
-    resolved = dataclasses.replace(
-        resolve(configuration, before.remembered), selection=decided.selection
+    resolved = resolve(configuration, before.remembered)
+    return _ToDecide(
+        before.inputs,
+        decided,
+        dataclasses.replace(resolved, selection=decided.selection),
     )
-    with _job(out, configuration, None, resolved, saved.schemas) as job:
-        annotate(job)
-        select(job)
-        write_results(job, before.inputs, decided)
-        return _close(job, 0, render_previews=False)
 
 
 def other_gates(
@@ -234,13 +259,29 @@ def _say_what_is_missing(configuration: JobConfiguration, resolved: Resolved) ->
     )
 
 
-def _say_what_is_done_anew(job: Job, earlier: SavedSelection | None) -> None:
+def _say_what_is_done_anew(job: Job, earlier: SavedSelection | None, phases: Sequence[str]) -> None:
     """Before the first hour of work: what OUT has already and this job does once more, and why."""
     with job.output.connect() as connection:
         parts = work_done_anew(connection, job.configuration, job.resolved, earlier)
-    if parts:
-        lines = ["These results are there and are made anew:", *(f"  {part}" for part in parts)]
-        logger.warning("%s", "\n".join(lines))
+    phase_of = {part.what: _DONE_BY.get(part.what, "measure") for part in parts}
+    if "measure" not in phases:
+        _check_measured([part for part in parts if phase_of[part.what] == "measure"], phases)
+    lines = [f"  {part}" for part in parts if phase_of[part.what] in phases]
+    if lines:
+        logger.warning("%s", "\n".join(["These results are there and are made anew:", *lines]))
+
+
+def _check_measured(lacking: Sequence[DoneAnew], phases: Sequence[str]) -> None:
+    """Without its measurements a job would show readers rows whose structs are null."""
+    if lacking:
+        raise UsageError(
+            "not_measured",
+            "With this version and these settings, measurements that are there are made anew, and"
+            f" these phases do not measure ({'; '.join(map(str, lacking))}).",
+            subject=" ".join(f"--phase {phase}" for phase in phases),
+            remedy="Run it without --phase. To decide what is there by other gates, run"
+            " `twinreel select`.",
+        )
 
 
 def _close(job: Job, skipped: int, *, render_previews: bool) -> Summary:

@@ -105,7 +105,12 @@ def _write_results(job: Job, inputs: Sequence[str], *, finished: bool) -> None:
 
 
 def write_results(job: Job, inputs: Sequence[str], saved: SavedSelection) -> None:
-    """Keep a job's configuration, and what it resolved to, beside its results."""
+    """Keep a job's configuration, and what it resolved to, beside its results.
+
+    Raises:
+        StorageError: they cannot be written, or another job has OUT by now (`lease_lost`).
+    """
+    job.output.lease.check()
     write_job_file(job, inputs)
     # Last, and in one piece: readers ask it alone.
     write_selection(job.output.storage, saved)

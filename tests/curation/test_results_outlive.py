@@ -17,8 +17,10 @@ import pytest
 
 from curation.config import load_configuration
 from curation.curate import other_gates, run_select
-from manifests.errors import UsageError
+from curation.job import Job
+from manifests.errors import StorageError, UsageError
 from manifests.explore.open import inspect_sql, open_view
+from manifests.store.lease import Lease
 from stages.audio.loudness import LoudnessStage
 from stages.base.contract import Stage
 from stages.joint.sync.stage import SyncStage
@@ -152,6 +154,58 @@ def test_a_job_that_is_stopped_leaves_readers_the_earlier_results(
     assert decided.json()["funnel"]["kept"]["count"] == 0
     assert twinreel("select", finish.out, "--set=gates.long=").code == 0
     assert finish.seen() == before
+
+
+def test_phases_that_measure_nothing_refuse_what_is_not_measured(
+    finish: Finish, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    kept = {file: (finish.out / file).read_bytes() for file in (SELECTION, Path("job.yaml"))}
+    with monkeypatch.context() as newer:
+        raise_version(newer, MotionStage)
+        refused = twinreel(
+            "curate", finish.raw, "--out", finish.out, *SETTINGS, "--phase=caption", "--phase=pack"
+        )
+    assert refused.code == 2 and refused.message.endswith("[not_measured]")
+    assert "motion: version" in refused.err and ANEW not in caplog.text
+    assert {file: (finish.out / file).read_bytes() for file in kept} == kept
+    # What other phases make anew is not this job's to tell.
+    finish.curate("--phase=annotate", "--set=pack.crf=30")
+    assert ANEW not in caplog.text
+
+
+def test_select_goes_by_what_is_there_once_it_has_the_output(
+    finish: Finish, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    out = str(finish.out)
+    gates = other_gates(out, assignments=["gates.quiet=loudness.mean_volume_db < -200"])
+    content = json.loads((finish.out / SELECTION).read_text())
+    enter = Lease.__enter__
+
+    def enter_late(lease: Lease) -> Lease:
+        """Another job has come to its end while this one waited for OUT."""
+        (finish.out / SELECTION).write_text(json.dumps({**content, "profile": "another"}))
+        return enter(lease)
+
+    monkeypatch.setattr(Lease, "__enter__", enter_late)
+    run_select(out, gates)
+    assert json.loads((finish.out / SELECTION).read_text())["profile"] == "another"
+
+
+def test_a_job_that_has_lost_the_output_leaves_its_results_alone(
+    finish: Finish, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    before = (finish.out / SELECTION).read_bytes()
+    gates = other_gates(str(finish.out), assignments=["gates.quiet=false"])
+
+    def lose(job: Job) -> None:
+        lease = finish.out / "manifests/_lease.json"
+        lease.write_text(json.dumps({**json.loads(lease.read_text()), "token": "another"}))
+
+    monkeypatch.setattr("curation.curate.select", lose)
+    with pytest.raises(StorageError) as lost:
+        run_select(str(finish.out), gates)
+    assert lost.value.code == "lease_lost"
+    assert (finish.out / SELECTION).read_bytes() == before
 
 
 def test_a_first_job_can_be_looked_at_while_it_runs(
