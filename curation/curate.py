@@ -16,13 +16,14 @@ from curation.engine.engine import Engine
 from curation.inputs import list_inputs
 from curation.job import (
     Job,
+    JobFile,
     begin_results,
     earlier_results,
     finish_results,
     open_store,
     read_job_file,
     selection_of_job_file,
-    write_results,
+    write_decided,
 )
 from curation.phases.balance import annotate
 from curation.phases.caption import caption, decides
@@ -49,11 +50,11 @@ from curation.resolve import (
 from manifests.errors import UsageError
 from manifests.explore.anew import DoneAnew
 from manifests.explore.funnel import Funnel, funnel
-from manifests.explore.open import saved_selection
 from manifests.store.address import is_address
 from manifests.store.lease import Lease
 from manifests.store.output import Output
-from manifests.store.selection_file import SavedSelection
+from manifests.store.selection_file import SavedSelection, read_selection
+from manifests.store.storage import open_storage
 
 logger = logging.getLogger(__name__)
 
@@ -152,7 +153,7 @@ def run_select(out: str, configuration: JobConfiguration) -> Summary:
                 continue  # another job has come to its end before this one had OUT
             annotate(job)
             select(job)
-            write_results(job, found.inputs, found.decided)
+            write_decided(job, found.before, found.decided)
             return _close(job, 0, render_previews=False)
 
 
@@ -160,23 +161,24 @@ def run_select(out: str, configuration: JobConfiguration) -> Summary:
 class _ToDecide:
     """What `select` finds on OUT: `decided` are its results by the new gates."""
 
-    inputs: list[str]
+    before: JobFile
     decided: SavedSelection
     resolved: Resolved
 
     def same_as(self, other: _ToDecide) -> bool:
         """Whether OUT held the same for both."""
-        return (self.inputs, self.decided) == (other.inputs, other.decided)
+        return (self.before, self.decided) == (other.before, other.decided)
 
 
 def _to_decide(out: str, configuration: JobConfiguration) -> _ToDecide:
-    before = read_job_file(out)
+    saved = read_selection(open_storage(out, create=False))
+    before = read_job_file(out, saved)
     _check_only_gates(before.configuration, configuration)
-    decided = decided_otherwise(saved_selection(out, selection_of_job_file), configuration)
+    decided = decided_otherwise(saved or selection_of_job_file(out), configuration)
     # The stages of this version only tell what a next `curate` measures; none is asked to here.
     resolved = resolve(configuration, before.remembered)
     return _ToDecide(
-        before.inputs,
+        before,
         decided,
         dataclasses.replace(resolved, selection=decided.selection),
     )
@@ -200,7 +202,7 @@ def other_gates(
     Raises:
         UsageError: as `read_job_file` and `load_configuration`.
     """
-    before = read_job_file(out)
+    before = read_job_file(out, read_selection(open_storage(out, create=False)))
     base = before.configuration.model_dump(mode="json")
     if preset is not None:
         base["gates"] = load_configuration(preset, None, []).model_dump(mode="json")["gates"]

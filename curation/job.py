@@ -8,6 +8,7 @@ from typing import Any
 
 import duckdb
 import pyarrow as pa
+import pydantic
 import yaml
 
 from curation.config import JobConfiguration
@@ -110,10 +111,49 @@ def write_results(job: Job, inputs: Sequence[str], saved: SavedSelection) -> Non
     Raises:
         StorageError: they cannot be written, or another job has OUT by now (`lease_lost`).
     """
+    content = {
+        "inputs": list(inputs),
+        "configuration": job.configuration.model_dump(mode="json"),
+        "removed_gates": _removed_gates(job.output.storage, job.configuration),
+        "resolved": _resolved_content(job.resolved),
+    }
+    _write_results_as(job, content, saved)
+
+
+def write_decided(job: Job, before: JobFile, saved: SavedSelection) -> None:
+    """Keep other gates beside results; all else stays as the job that measured has written it.
+
+    That may have been another version's, with settings and stages that this one does not know.
+
+    Raises:
+        StorageError: as `write_results`.
+    """
+    configuration = job.configuration.model_dump(mode="json", include={"preset", "gates"})
+    content = {
+        "resolved": _resolved_content(job.resolved),
+        **before.content,
+        "configuration": {**before.content["configuration"], **configuration},
+        "removed_gates": _removed_gates(job.output.storage, job.configuration),
+    }
+    _write_results_as(job, content, saved)
+
+
+def _write_results_as(job: Job, content: Mapping[str, Any], saved: SavedSelection) -> None:
+    """The job file is written only if something in it has changed."""
+    storage = job.output.storage
     job.output.lease.check()
-    write_job_file(job, inputs)
+    text = yaml.safe_dump(dict(content), sort_keys=True).encode()
+    if not storage.exists(JOB_FILE) or storage.read(JOB_FILE) != text:
+        storage.write(JOB_FILE, text)
     # Last, and in one piece: readers ask it alone.
-    write_selection(job.output.storage, saved)
+    write_selection(storage, saved)
+
+
+def _resolved_content(resolved: Resolved) -> dict[str, Any]:
+    """Which backends a job came to, as its file keeps it."""
+    remembered = remember(resolved)
+    backends = {name: dataclasses.asdict(found) for name, found in remembered.backends.items()}
+    return {"backends": backends, "caption": remembered.caption}
 
 
 def selection_of_job_file(out: str) -> SavedSelection:
@@ -156,29 +196,6 @@ def earlier_results(out: str) -> SavedSelection | None:
         return None
 
 
-def write_job_file(job: Job, inputs: Sequence[str]) -> None:
-    """Keep a job's configuration beside its results, and which backends it came to.
-
-    Nothing is written if nothing has changed.
-    """
-    storage = job.output.storage
-    remembered = remember(job.resolved)
-    content = {
-        "inputs": list(inputs),
-        "configuration": job.configuration.model_dump(mode="json"),
-        "removed_gates": _removed_gates(storage, job.configuration),
-        "resolved": {
-            "backends": {
-                name: dataclasses.asdict(backend) for name, backend in remembered.backends.items()
-            },
-            "caption": remembered.caption,
-        },
-    }
-    text = yaml.safe_dump(content, sort_keys=True).encode()
-    if not storage.exists(JOB_FILE) or storage.read(JOB_FILE) != text:
-        storage.write(JOB_FILE, text)
-
-
 def _removed_gates(storage: Storage, configuration: JobConfiguration) -> list[str]:
     """Gates that jobs on OUT had and this one has not: they may be removed again."""
     try:
@@ -193,17 +210,23 @@ def _removed_gates(storage: Storage, configuration: JobConfiguration) -> list[st
 class JobFile:
     """What a job leaves beside its results; `remembered` is None of earlier versions' jobs.
 
-    `removed_gates` are names of gates that OUT's jobs had once.
+    `removed_gates` are names of gates that OUT's jobs had once; `content` is the file as it is.
     """
 
     configuration: JobConfiguration
     inputs: list[str]
     remembered: Remembered | None
-    removed_gates: list[str] = dataclasses.field(default_factory=list)
+    removed_gates: list[str]
+    content: Mapping[str, Any]
 
 
-def read_job_file(out: str) -> JobFile:
+def read_job_file(out: str, saved: SavedSelection | None = None) -> JobFile:
     """The last job on OUT.
+
+    Args:
+        out: folder or object-store prefix.
+        saved: what it resolved to, if that is kept. The gates are its then, and stages' settings
+            that this version does not know are left out: they have had their effect.
 
     Raises:
         UsageError: `not_an_output`: no job has run there; `job_of_another_version`.
@@ -211,11 +234,15 @@ def read_job_file(out: str) -> JobFile:
     """
     try:
         content = yaml.safe_load(open_storage(out, create=False).read(JOB_FILE))
+        remembered = _remembered(content["resolved"]) if "resolved" in content else None
+        if saved is not None:
+            remembered = _remembered_by(saved) or remembered
         return JobFile(
-            validate(JobConfiguration, _of_this_version(content["configuration"])),
+            validate(JobConfiguration, _of_this_version(content["configuration"], saved)),
             content["inputs"],
-            _remembered(content["resolved"]) if "resolved" in content else None,
+            remembered,
             content.get("removed_gates", []),
+            content,
         )
     except UsageError as error:
         raise UsageError(
@@ -231,14 +258,45 @@ def read_job_file(out: str) -> JobFile:
         raise not_an_output(out) from error
 
 
-def _of_this_version(configuration: Mapping[str, Any]) -> dict[str, Any]:
+def _of_this_version(
+    configuration: Mapping[str, Any], saved: SavedSelection | None
+) -> dict[str, Any]:
     """A job's configuration without stages that are no more, its gates under today's names."""
     stages = configuration.get("stages", {})
+    gates = configuration.get("gates", {})
+    if saved is not None:
+        stages = {name: _known_settings(name, settings) for name, settings in stages.items()}
+        # The mix's gate comes of the mix.
+        gates = {
+            name: gate
+            for name, gate in saved.gates.items()
+            if (name, gate["sql"]) != ("mix", "mix.chosen")
+        }
     return {
         **configuration,
         "stages": {name: settings for name, settings in stages.items() if name in STAGES},
-        "gates": split_gates(configuration.get("gates", {})),
+        "gates": split_gates(gates),
     }
+
+
+def _known_settings(stage: str, settings: Mapping[str, Any]) -> Mapping[str, Any]:
+    """A stage's settings; if they are another version's, only whether it is enabled."""
+    if stage in STAGES:
+        try:
+            STAGES[stage].Parameters.model_validate(settings)
+        except pydantic.ValidationError:
+            return {"enabled": settings.get("enabled", True)}
+    return settings
+
+
+def _remembered_by(saved: SavedSelection) -> Remembered | None:
+    if saved.selection.caption is None:
+        return None
+    backends = {
+        name: Backend(origin.backend, origin.weights_sha256)
+        for name, origin in saved.origins.items()
+    }
+    return Remembered(backends, saved.selection.caption[1])
 
 
 def _remembered(resolved: Mapping[str, Any]) -> Remembered:

@@ -204,14 +204,15 @@ def _build(
         parameters = getattr(configuration.stages, name)
         if not parameters.enabled:
             continue
-        _check_reads(configuration, stage)
         if remembered is not None:
             backend = remembered.backends.get(name)
-            if backend is None:
-                unavailable[name] = UsageError("missing_weights", "It was not there.")
-            else:
+            if backend is not None:
                 stages[name] = stage(parameters, backend)
+            elif configuration.missing == "pending":
+                unavailable[name] = UsageError("missing_weights", "It was not there.")
+            # Else the job was not asked for it: its version did not have the stage.
             continue
+        _check_reads(configuration, stage)
         try:
             stages[name] = stage(parameters)
         except UsageError as error:
@@ -222,7 +223,7 @@ def _build(
     lacking = lacking_for_captions(configuration.caption) if remembered is None else None
     if lacking is not None:
         unavailable["caption"] = lacking
-    if unavailable and configuration.missing == "stop":
+    if remembered is None and unavailable and configuration.missing == "stop":
         raise missing_parts(configuration, unavailable)
     return stages, unavailable
 

@@ -14,6 +14,7 @@ from typing import Any
 from unittest import mock
 
 import pytest
+import yaml
 
 from curation.config import load_configuration
 from curation.curate import other_gates, run_select
@@ -241,6 +242,34 @@ def test_select_decides_what_is_there_whatever_is_installed(
     assert engine.subjects == []
     twinreel("select", finish.out, "--set=gates.quiet=")
     assert finish.seen() == before
+
+
+def test_select_asks_neither_stages_nor_settings_of_this_version(
+    finish: Finish, engine: InProcessEngine
+) -> None:
+    """What measured had no `picture`, and another setting of `motion`."""
+    job = yaml.safe_load((finish.out / "job.yaml").read_text())
+    content = json.loads((finish.out / SELECTION).read_text())
+    for stages in (job["configuration"]["stages"], job["resolved"]["backends"], content["stages"]):
+        del stages["picture"]
+    for gates in (job["configuration"]["gates"], content["gates"]):
+        for name in [name for name, gate in gates.items() if "picture" in gate["sql"]]:
+            del gates[name]
+    other = {"enabled": True, "pace_hz": 4.0}
+    job["configuration"]["stages"]["motion"] = other
+    job["configuration"]["stages"]["tremor"] = {"enabled": True}
+    # A job that was stopped between the two files: its selection is what holds.
+    job["configuration"]["gates"]["quiet"] = {"sql": "false"}
+    (finish.out / "job.yaml").write_text(yaml.safe_dump(job))
+    (finish.out / SELECTION).write_text(json.dumps(content))
+
+    decided = twinreel("select", finish.out, "--set=gates.own=true", "--json")
+    assert decided.code == 0, decided.err
+    assert decided.json()["funnel"]["kept"]["count"] == 1 and engine.subjects == []
+    after = yaml.safe_load((finish.out / "job.yaml").read_text())["configuration"]
+    assert after["gates"].keys() == {*content["gates"], "own"}
+    assert after["stages"] == job["configuration"]["stages"]
+    assert json.loads((finish.out / SELECTION).read_text())["stages"] == content["stages"]
 
 
 def test_python_callers_may_change_gates_alone_too(finish: Finish) -> None:

@@ -319,6 +319,7 @@ def test_a_job_of_an_earlier_version_has_its_gates_split(tmp_path: Path) -> None
         old[name] = {**new[names[0]], "sql": sql}
     job["configuration"]["gates"] = old
     (out / "job.yaml").write_text(yaml.safe_dump(job))
+    (out / "manifests/selection.json").unlink()
 
     finished = twinreel("select", out, "--set", "gates.sound=loudness.mean_volume_db >= -35")
     assert finished.code == 0, finished.err
