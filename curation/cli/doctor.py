@@ -12,12 +12,14 @@ from typing import Literal
 import psutil
 import typer
 from rich.console import Console
+from rich.markup import escape
 
 from curation.cli.options import AsJson
 from curation.cli.printing import print_json
 from manifests.errors import UsageError
 from stages.weights.catalogue import CATALOGUE, WeightSet
 from stages.weights.find import find_set, fullest_folder, size_text
+from twinreel._names import other_owners
 
 _REQUIRED = {
     "av": "decoding and encoding (FFmpeg inside)",
@@ -96,7 +98,7 @@ def examine() -> list[Finding]:
             Finding(module, "ok" if version else "optional", version or "not installed", gives, get)
         )
     findings += [_weights(weights) for weights in CATALOGUE.values()]
-    findings.append(_gpu())
+    findings += [_gpu(), _other_stages(), _names()]
     return findings
 
 
@@ -127,6 +129,35 @@ def _loaded_by(weights: WeightSet) -> str:
     return f" (backend {', '.join(user.split(':')[1] for user in weights_users(weights.name))})"
 
 
+def _other_stages() -> Finding:
+    """Stages of other packages: a broken one stands in the way of every command that measures."""
+    part, gives = "stages of other packages", "measurements beside the built-in ones"
+    try:
+        from stages.registry import stages_of_other_packages  # noqa: PLC0415 - as above
+
+        stages = list(stages_of_other_packages())
+    except UsageError as error:
+        return Finding(part, "optional", error.message, gives, error.remedy or "")
+    except ImportError as error:
+        return Finding(part, "optional", f"cannot be looked at ({error})", gives, "")
+    listed = ", ".join(f"{stage.name} ({stage.__module__}.{stage.__name__})" for stage in stages)
+    return Finding(part, "ok", listed or "none", gives, "")
+
+
+def _names() -> Finding:
+    """Our packages' names: what is installed last under one may overwrite files of the other."""
+    detail = "; ".join(
+        f"{name}: also in {', '.join(owners)}" for name, owners in other_owners().items()
+    )
+    return Finding(
+        "names",
+        "optional" if detail else "ok",
+        detail or "no other package has files under those of Twinreel's packages",
+        "Twinreel and those packages without either's files in the other's folders",
+        "python -m venv, and Twinreel installed anew in there",
+    )
+
+
 def _gpu() -> Finding:
     gives = "model backends at speed; nothing in the embedded presets needs one"
     found = shutil.which("nvidia-smi") is not None
@@ -153,7 +184,8 @@ def doctor(as_json: AsJson = False) -> None:
         console = Console()
         marks = {"ok": "[green]ok[/]", "missing": "[red]missing[/]", "optional": "[yellow]-[/]"}
         for finding in findings:
-            console.print(f"{marks[finding.state]} [bold]{finding.part}[/] {finding.detail}")
+            detail = escape(finding.detail)
+            console.print(f"{marks[finding.state]} [bold]{finding.part}[/] {detail}")
             if finding.state != "ok":
                 console.print(f"    gives: {finding.gives}", highlight=False)
                 if finding.get:
