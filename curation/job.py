@@ -6,7 +6,6 @@ import dataclasses
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-import duckdb
 import pyarrow as pa
 import pydantic
 import yaml
@@ -15,7 +14,7 @@ from curation.config import JobConfiguration
 from curation.engine.engine import Engine
 from curation.resolve import Remembered, Resolved, remember, resolve, selection_to_save
 from manifests.errors import StorageError, TwinreelError, UsageError
-from manifests.explore.open import not_an_output, open_view
+from manifests.explore.open import not_an_output
 from manifests.policy.gate_settings import split_gates
 from manifests.settings import validate
 from manifests.store.output import Output
@@ -168,16 +167,6 @@ def selection_of_job_file(out: str) -> SavedSelection:
     job = read_job_file(out)
     resolved = resolve(job.configuration, job.remembered)
     return selection_to_save(job.configuration, resolved, stage_schemas(), finished=True)
-
-
-def open_output(out: str) -> duckdb.DuckDBPyConnection:
-    """`manifests.explore.open.open_view`, also of what versions wrote that saved no selection.
-
-    Raises:
-        UsageError: as `saved_selection` there, or as `selection_of_job_file`.
-        StorageError: OUT cannot be read.
-    """
-    return open_view(out, selection_of_job_file)
 
 
 def earlier_results(out: str) -> SavedSelection | None:

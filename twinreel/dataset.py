@@ -13,7 +13,7 @@ claim("curation", "stages", "manifests")
 
 import pyarrow as pa  # noqa: E402
 
-from curation.job import open_output  # noqa: E402
+from curation.cli.opening import open_output  # noqa: E402
 from manifests.errors import UsageError  # noqa: E402
 from manifests.explore.query import run_query  # noqa: E402
 

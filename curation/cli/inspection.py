@@ -5,10 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
-from curation.job import open_output, selection_of_job_file
+from curation.cli.opening import open_output, selection_of
 from manifests.errors import one_line
 from manifests.explore.funnel import Funnel, SampleCounts
-from manifests.explore.open import saved_selection
 from manifests.explore.unpacked import HELD, Unpacked, unpacked
 from manifests.store.lease import Lease
 from manifests.store.store import Store
@@ -27,7 +26,7 @@ def inspect_samples(out: str) -> tuple[Verification, Unpacked]:
 
 def compact_tables(out: str) -> tuple[int, int]:
     """Fold the manifest files; how many there were and are."""
-    store = Store(out, schemas=saved_selection(out, selection_of_job_file).schemas)
+    store = Store(out, schemas=selection_of(out).schemas)
     with Lease(store.storage):
         before = _file_count(store)
         store.compact()

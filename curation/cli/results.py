@@ -25,7 +25,7 @@ def inspect(
     as_json: AsJson = False,
 ) -> None:
     """The funnel and the distributions, one clip, or any SELECT over the manifests."""
-    from curation.job import open_output  # noqa: PLC0415
+    from curation.cli.opening import open_output  # noqa: PLC0415
     from manifests.explore.funnel import funnel  # noqa: PLC0415
     from manifests.explore.open import find_clip  # noqa: PLC0415
     from manifests.explore.query import run_query  # noqa: PLC0415

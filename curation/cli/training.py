@@ -80,7 +80,7 @@ def train(
 
 def read_snapshot(data: str, *, to_train: bool = True) -> Snapshot:
     """The samples that are kept now; a function of its own so that ranks can be sent it."""
-    from curation.job import open_output  # noqa: PLC0415
+    from curation.cli.opening import open_output  # noqa: PLC0415
     from training.data.snapshot import take_snapshot  # noqa: PLC0415
 
     with open_output(data) as connection:

@@ -13,7 +13,10 @@ import pytest
 import soundfile
 
 from manifests.errors import UsageError
+from manifests.store.selection_file import SavedSelection, write_selection
+from manifests.store.storage import open_storage
 from stages.registry import stages_of_other_packages
+from tests.support.made_up_tables import SCHEMAS, SELECTION, clip, open_out
 
 ROOT = Path(__file__).parents[2]
 STAGE = '''
@@ -160,3 +163,33 @@ def test_a_command_says_so_in_one_line(tmp_path: Path) -> None:
     assert finished.returncode != 0
     assert finished.stderr.startswith("error: entry point knocks: ")
     assert finished.stderr.endswith("[bad_stage]\n") and finished.stderr.count("\n") == 1
+
+
+READ = """
+import sys
+from tests.support.command_line import twinreel
+import twinreel as package
+
+out = sys.argv[1]
+sql = "SELECT count(*) AS n FROM clips"
+for arguments in (["inspect", out, "--sql", sql], ["inspect", out], ["compact", out]):
+    finished = twinreel(*arguments)
+    assert finished.code == 0, finished.err
+assert package.open_dataset(out).sql(sql).to_pylist() == [{"n": 2}]
+assert "stages.registry" not in sys.modules
+"""
+
+
+def test_a_package_whose_stage_is_broken_takes_no_results_from_readers(tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    for name in "ab":
+        open_out(out).commit({"clips": [clip(name)]})
+    saved = SavedSelection(SELECTION, SCHEMAS, {}, {}, finished=True)
+    write_selection(open_storage(str(out)), saved)
+    finished = subprocess.run(
+        [sys.executable, "-c", READ, str(out)],
+        env=install(tmp_path / "packages", "knocks = nowhere:KnocksStage"), cwd=tmp_path,
+        capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert finished.returncode == 0, finished.stderr
+    assert len(list((out / "manifests/clips").iterdir())) == 1
