@@ -13,7 +13,7 @@ import io
 import json
 import os
 import secrets
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -119,20 +119,21 @@ class Store:
         """Fold every table's files into few, and remove files that no commit names.
 
         No row is dropped and no result changes: `commit` numbers stay with their rows. Nor is a
-        column or table that the schemas do not know, which another version's stages own.
+        column or table that the schemas do not know, which another version's stages own. Where two
+        versions gave a column types that have none in common, files of each are folded apart.
         """
         self._refresh()
         added: dict[str, list[str]] = {}
         removed: dict[str, list[str]] = {}
         number = max(self._seen, default=0) + 1
         for table, files in self._files.items():
-            if len(files) > 1:
-                whole = self._read_all(table)
-                added[table] = [
+            for group in self._foldable(table, files):
+                whole = self._read_all(group, table)
+                added.setdefault(table, []).extend(
                     self._write_parquet(table, number, whole.slice(first, _ROWS_PER_FOLDED_FILE))
                     for first in range(0, len(whole), _ROWS_PER_FOLDED_FILE)
-                ]
-                removed[table] = list(files)
+                )
+                removed.setdefault(table, []).extend(group)
         if added:
             self._record(number, added, removed)
         live = {file for files in self._files.values() for file in files}
@@ -141,13 +142,32 @@ class Store:
                 if entry.path not in live:
                     self.storage.delete(entry.path)
 
-    def _read_all(self, table: str) -> pa.Table:
-        """As `read`, with what the files hold beyond the schema."""
-        parts = [pq.ParquetFile(file).read() for file in self.mirror(self._files[table])]
+    def _foldable(self, table: str, files: Sequence[TableFile]) -> list[list[TableFile]]:
+        """The files that go into one, in their order; a file that stays alone is in no group."""
+        by_schema: dict[pa.Schema, list[TableFile]] = {}
+        for file, path in zip(files, self.mirror(files), strict=True):
+            by_schema.setdefault(pq.read_schema(path), []).append(file)
+        try:
+            self._schema_of_all(table, by_schema)
+        except (pa.ArrowTypeError, pa.ArrowInvalid):
+            groups = list(by_schema.values())
+        else:
+            groups = [list(files)]
+        return [group for group in groups if len(group) > 1]
+
+    def _schema_of_all(self, table: str, schemas: Iterable[pa.Schema]) -> pa.Schema:
+        """One for tables of all these schemas: what is declared first, then what is beyond it."""
         known = [self.schema(table)] if table in self._schemas else []
-        schema = pa.unify_schemas(
-            [*known, *(part.schema for part in parts)], promote_options="permissive"
-        )
+        return pa.unify_schemas([*known, *schemas], promote_options="permissive")
+
+    def _read_all(self, files: Sequence[TableFile], table: str) -> pa.Table:
+        """As `read`, with what the files hold beyond the schema."""
+        parts = [pq.ParquetFile(path).read() for path in self.mirror(files)]
+        schemas = [part.schema for part in parts]
+        try:
+            schema = self._schema_of_all(table, schemas)
+        except (pa.ArrowTypeError, pa.ArrowInvalid):
+            schema = schemas[0]  # the files agree with each other, and not with what is declared
         return pa.concat_tables([_fit(part, schema) for part in parts])
 
     def _arrow(self, table: str, rows: Sequence[Any] | pa.Table) -> pa.Table:

@@ -114,6 +114,29 @@ def test_compaction_keeps_what_stages_own_that_the_reader_does_not_know(tmp_path
     assert {table: after.read(table) for table in schemas} == before
 
 
+def test_compaction_folds_apart_what_two_versions_gave_types_with_none_in_common(
+    tmp_path: Path,
+) -> None:
+    key = pa.field("clip_id", pa.string())
+    number = {"t": pa.schema([key, ("a", pa.struct([("x", pa.int64())]))])}
+    text = {"t": pa.schema([key, ("a", pa.struct([("x", pa.string())]))])}
+    for turn in range(2):
+        Store(str(tmp_path), number).commit({"t": [{"clip_id": str(turn), "a": {"x": turn}}]})
+    for turn in range(2):
+        Store(str(tmp_path), text).commit({"t": [{"clip_id": "t", "a": {"x": f"{turn} px"}}]})
+    # Whichever version folds them, and again with nothing left to fold.
+    for schemas in (number, text, {}):
+        store = Store(str(tmp_path), schemas)
+        store.compact()
+        found = [pq.read_table(tmp_path / file) for file in store.live_files("t")]
+        assert [table["commit"].to_pylist() for table in found] == [[1, 2], [3, 4]]
+        assert [table["a"].to_pylist() for table in found] == [
+            [{"x": 0}, {"x": 1}],
+            [{"x": "0 px"}, {"x": "1 px"}],
+        ]
+    assert len(list((tmp_path / "manifests/t").iterdir())) == 2
+
+
 def test_an_unknown_table_is_an_error(tmp_path: Path) -> None:
     with pytest.raises((ValueError, KeyError)):
         open_out(tmp_path).commit({"nope": [{"a": 1}]})
