@@ -242,7 +242,7 @@ def test_a_run_is_not_begun_twice(undisturbed: Path, curated: Path, recipe_file:
     assert lines(undisturbed) == before
 
 
-@pytest.mark.parametrize("ranks", ["1", "2"])
+@pytest.mark.parametrize("ranks", ["1", pytest.param("2", marks=pytest.mark.soak)])
 def test_a_missing_shard_is_named_before_the_first_step(
     own_copy: Path, recipe_file: Path, tmp_path: Path, ranks: str
 ) -> None:
@@ -267,7 +267,7 @@ def corrupt(out: Path) -> Path:
     return path
 
 
-@pytest.mark.parametrize("ranks", ["1", "2"])
+@pytest.mark.parametrize("ranks", ["1", pytest.param("2", marks=pytest.mark.soak)])
 def test_a_corrupt_sample_stops_the_run_with_its_name(
     own_copy: Path, undisturbed: Path, recipe_file: Path, tmp_path: Path, ranks: str
 ) -> None:
@@ -371,7 +371,7 @@ def test_a_bad_recipe_is_refused_by_name(curated: Path, recipe_file: Path, tmp_p
     assert "[unknown_recipe]" in train(Path("tinny"), curated, tmp_path / "run").message
 
 
-@pytest.mark.parametrize("ranks", ["1", "2"])
+@pytest.mark.parametrize("ranks", ["1", pytest.param("2", marks=pytest.mark.soak)])
 def test_interrupted_a_run_says_how_to_go_on(
     curated: Path, recipe_file: Path, tmp_path: Path, ranks: str
 ) -> None:

@@ -131,6 +131,7 @@ def by_clip(captioned: Iterator[CaptionOutcome]) -> dict[str, CaptionOutcome]:
     return found
 
 
+@pytest.mark.soak
 @pytest.mark.usefixtures("cluster")
 def test_clips_go_through_rays_processor_as_they_go_to_an_endpoint(tmp_path: Path) -> None:
     script = {
@@ -187,6 +188,7 @@ def test_decoders_that_have_taken_every_cpu_keep_no_clip_waiting(tmp_path: Path)
     assert all(outcome.answer is not None for outcome in found.values())
 
 
+@pytest.mark.soak
 @pytest.mark.usefixtures("cluster")
 def test_clips_that_a_lost_node_took_along_are_asked_for_again_later(tmp_path: Path) -> None:
     processor = scripted({}, tmp_path)
@@ -211,6 +213,7 @@ def test_clips_that_a_lost_node_took_along_are_asked_for_again_later(tmp_path: P
     assert errors["clip-2"].code == "caption_engine_failed" and errors["clip-2"].retryable
 
 
+@pytest.mark.soak
 @pytest.mark.usefixtures("cluster")
 def test_an_error_of_the_source_reaches_the_caller_after_those_before_it(tmp_path: Path) -> None:
     def source() -> Iterator[CaptionRequest]:
@@ -224,6 +227,7 @@ def test_an_error_of_the_source_reaches_the_caller_after_those_before_it(tmp_pat
         next(captioned)
 
 
+@pytest.mark.soak
 @pytest.mark.usefixtures("cluster")
 def test_closing_early_leaves_no_thread_and_frees_the_cluster(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
@@ -283,6 +287,7 @@ def test_the_configuration_says_what_the_settings_say() -> None:
     assert config.should_continue_on_error
 
 
+@pytest.mark.soak
 @pytest.mark.usefixtures("cluster")
 def test_ray_builds_its_stages_from_the_configuration(tmp_path: Path) -> None:
     from ray.data.llm import build_processor

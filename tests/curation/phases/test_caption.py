@@ -109,6 +109,7 @@ def test_faults_lose_no_clip_and_the_key_is_nowhere(
         assert path.is_dir() or KEY.encode() not in path.read_bytes(), path
 
 
+@pytest.mark.soak
 def test_a_killed_run_asks_for_no_committed_caption_again(source: Path, out: Path) -> None:
     def slow(ask: Ask) -> Step:
         said = well_formed(ask)
