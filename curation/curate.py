@@ -35,7 +35,7 @@ from curation.phases.closing_notes import (
     pending_notes,
 )
 from curation.phases.cut import cut_clips
-from curation.phases.decide import check_gates, select
+from curation.phases.decide import select
 from curation.phases.decode import decode_units
 from curation.phases.missing import missing_parts
 from curation.phases.pack import pack
@@ -50,11 +50,13 @@ from curation.resolve import (
 from manifests.errors import UsageError
 from manifests.explore.anew import DoneAnew
 from manifests.explore.funnel import Funnel, funnel
+from manifests.policy.gates import validate
 from manifests.store.address import is_address
 from manifests.store.lease import Lease
 from manifests.store.output import Output
 from manifests.store.selection_file import SavedSelection, read_selection
 from manifests.store.storage import open_storage
+from manifests.store.view import LiveViews
 
 logger = logging.getLogger(__name__)
 
@@ -235,13 +237,14 @@ def _job(
 ) -> Iterator[Job]:
     storage, store = open_store(out, schemas)
     storage.check_writable()
-    # A gate that is wrong must leave nothing behind, not even a lease.
-    check_gates(store, resolved.selection, configuration.expressions())
     engine = Engine(configuration.engine, configuration.decode, address)
-    with Lease(storage) as lease, engine:
-        output = Output(out, storage, store, lease, resolved.selection)
-        with contextlib.closing(output):
-            yield Job(configuration, resolved, output, engine)
+    with contextlib.closing(LiveViews(store, resolved.selection)) as views:
+        # A gate that is wrong must leave nothing behind, not even a lease.
+        validate(configuration.expressions(), views.connection)
+        with Lease(storage) as lease, engine:
+            output = Output(out, storage, store, lease, resolved.selection, views)
+            with contextlib.closing(output):
+                yield Job(configuration, resolved, output, engine)
 
 
 def _captions_decide(job: Job) -> bool:

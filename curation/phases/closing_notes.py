@@ -109,7 +109,12 @@ def left_for_the_next_run(
     yield from _failed(
         connection, f"units {of_good_files}", "decode segment", "could not be decoded"
     )
-    for stage in sorted(resolved.signal_stages):
+    failed_signals = rows_of(
+        connection,
+        f"""SELECT DISTINCT stage FROM signals {of_good_files}
+        WHERE status = 'failed' AND error.retryable ORDER BY stage""",
+    )
+    for stage in (row["stage"] for row in failed_signals):
         signals = f"(SELECT * FROM signals {of_good_files} WHERE stage = {quote_text(stage)})"
         yield from _failed(
             connection, signals, "decode segment", f"could not be measured by '{stage}'"

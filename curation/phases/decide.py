@@ -2,24 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 from curation.job import Job
 from manifests.policy.decide import changed, decide
-from manifests.policy.gates import Gate, validate
-from manifests.store.selection import Selection
-from manifests.store.store import Store
-from manifests.store.view import connect
-
-
-def check_gates(store: Store, selection: Selection, gates: Sequence[Gate]) -> None:
-    """Make sure every gate is a scalar expression over columns that exist, before any work.
-
-    Raises:
-        UsageError: a gate is not.
-    """
-    with connect(store, selection) as connection:
-        validate(gates, connection)
+from manifests.policy.gates import validate
 
 
 def select(job: Job) -> None:

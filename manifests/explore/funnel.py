@@ -163,7 +163,7 @@ def funnel(connection: duckdb.DuckDBPyConnection) -> Funnel:
         undecided=states.get(None, nothing),
         rejected_by=_rejected_by(connection),
         pending_on=_pending_on(connection),
-        stages=[_stage_count(connection, stage) for stage in stages],
+        stages=_stage_counts(connection, stages),
         captions=query_rows(connection, "SELECT count(*) AS n FROM captions WHERE status = 'ok'")[
             0
         ]["n"],
@@ -259,20 +259,25 @@ def _pending_on(connection: duckdb.DuckDBPyConnection) -> list[Cause]:
     return [Cause(row["cause"], Amount(row["clips"], row["seconds"])) for row in rows]
 
 
-def _stage_count(connection: duckdb.DuckDBPyConnection, stage: str) -> StageCount:
-    name = quote_name(stage)
-    rows = query_rows(connection, f"SELECT {name}.status AS s, count(*) AS n FROM clips GROUP BY s")
-    counts = {row["s"]: row["n"] for row in rows}
-    failed = counts.get("failed", 0)
-    codes = _by_code(connection, "clips", f"{name}.status", f"{name}.error") if failed else []
-    return StageCount(
-        stage,
-        counts.get("ok", 0),
-        counts.get("not_applicable", 0),
-        failed,
-        counts.get(None, 0),
-        codes,
+def _stage_counts(connection: duckdb.DuckDBPyConnection, stages: list[str]) -> list[StageCount]:
+    if not stages:
+        return []
+    # One pass over the clips, however many stages there are.
+    counted = ", ".join(
+        f"count(*) FILTER ({quote_name(stage)}.status = '{status}')"
+        for stage in stages
+        for status in ("ok", "not_applicable", "failed")
     )
+    rows = connection.execute(f"SELECT count(*), {counted} FROM clips").fetchall()
+    clips, counts = rows[0][0], iter(rows[0][1:])
+    found = []
+    for stage in stages:
+        ok, not_applicable, failed = next(counts), next(counts), next(counts)
+        name = quote_name(stage)
+        codes = _by_code(connection, "clips", f"{name}.status", f"{name}.error") if failed else []
+        missing = clips - ok - not_applicable - failed
+        found.append(StageCount(stage, ok, not_applicable, failed, missing, codes))
+    return found
 
 
 _OF_KEPT = "(SELECT sample FROM dataset WHERE state = 'keep')"

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import base64
 import dataclasses
+import functools
 from collections.abc import Sequence
 from typing import Literal
 
@@ -87,18 +88,8 @@ def render_report(
         marks: comparisons to mark in the histograms.
         players: clips to play.
     """
-    environment = jinja2.Environment(
-        loader=jinja2.PackageLoader("manifests.explore"),
-        autoescape=True,
-        undefined=jinja2.StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    environment.filters.update(
-        count=_count, length=_length, size=_size, share=_share, number=_number
-    )
     listed = len(state.failed_files)
-    return environment.get_template("report.html").render(
+    return _template().render(
         out=out,
         funnel=state,
         parts=_parts(state),
@@ -252,6 +243,21 @@ class _PlayerView:
     def of(player: Player) -> _PlayerView:
         data = base64.b64encode(player.mp4).decode()
         return _PlayerView(player, f"data:video/mp4;base64,{data}")
+
+
+@functools.cache
+def _template() -> jinja2.Template:
+    environment = jinja2.Environment(
+        loader=jinja2.PackageLoader("manifests.explore"),
+        autoescape=True,
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.filters.update(
+        count=_count, length=_length, size=_size, share=_share, number=_number
+    )
+    return environment.get_template("report.html")
 
 
 def _count(value: int) -> str:

@@ -7,6 +7,7 @@ it; what is not scalar, or would say something else every time, is refused by it
 from __future__ import annotations
 
 import dataclasses
+import functools
 import json
 from collections.abc import Mapping, Sequence
 from typing import Any, Literal
@@ -202,7 +203,7 @@ def _dataset_columns(connection: duckdb.DuckDBPyConnection) -> _Columns:
 def _analyse(gate: Gate, connection: duckdb.DuckDBPyConnection, columns: _Columns) -> Rule | None:
     """The gate ready to run; None if it passes everything, since its stage is not measured here."""
     tree = _parse(gate, connection, columns)
-    _refuse_what_is_not_scalar(gate, tree, connection)
+    _refuse_what_is_not_scalar(gate, tree)
     for path in column_paths(tree):
         if _resolve(gate, path, columns) is None:
             return None
@@ -268,9 +269,7 @@ def _covers_whole(tree: Mapping[str, Any], statement: str) -> bool:
     )
 
 
-def _refuse_what_is_not_scalar(
-    gate: Gate, tree: Mapping[str, Any], connection: duckdb.DuckDBPyConnection
-) -> None:
+def _refuse_what_is_not_scalar(gate: Gate, tree: Mapping[str, Any]) -> None:
     refused = {
         "SUBQUERY": "a subquery",
         "WINDOW": "a window function",
@@ -280,7 +279,7 @@ def _refuse_what_is_not_scalar(
     for node in syntax_nodes(tree):
         what = refused.get(str(node.get("class")))
         if node.get("class") == "FUNCTION":
-            what = _refused_function(str(node["function_name"]), connection)
+            what = _refused_function(str(node["function_name"]))
         if what is not None:
             raise _gate_error(
                 "gate_not_scalar",
@@ -290,19 +289,29 @@ def _refuse_what_is_not_scalar(
             )
 
 
-def _refused_function(name: str, connection: duckdb.DuckDBPyConnection) -> str | None:
+def _refused_function(name: str) -> str | None:
     if name.lower() == "unnest":
         return "unnest"
-    rows = connection.execute(
-        "SELECT function_type, stability FROM duckdb_functions() WHERE function_name = lower(?)",
-        [name],
-    ).fetchall()
-    kinds = {row[0] for row in rows}
+    found = _functions().get(name.lower(), [])
+    kinds = {kind for kind, _ in found}
     if kinds and not kinds & {"scalar", "macro"}:
         return f"{name}, which is no scalar function"
-    if any(stability in ("VOLATILE", "CONSISTENT_WITHIN_QUERY") for _, stability in rows):
+    if any(stability in ("VOLATILE", "CONSISTENT_WITHIN_QUERY") for _, stability in found):
         return f"{name}, which says something else every time"
     return None
+
+
+@functools.cache
+def _functions() -> dict[str, list[tuple[str, str | None]]]:
+    """Type and stability of DuckDB's own functions by name; nobody else's are in our databases."""
+    with duckdb.connect() as connection:
+        rows = connection.execute(
+            "SELECT function_name, function_type, stability FROM duckdb_functions()"
+        ).fetchall()
+    found: dict[str, list[tuple[str, str | None]]] = {}
+    for name, kind, stability in rows:
+        found.setdefault(name, []).append((kind, stability))
+    return found
 
 
 def _resolve(gate: Gate, path: Sequence[str], columns: _Columns) -> str | None:

@@ -18,23 +18,23 @@ _PREFIXED_SOURCE_COLUMNS = frozenset({"bytes", "etag", "sha256", "status", "erro
 
 _ROWS_PER_COMMIT = 1 << 36
 _PRIVATE = "keyed"
+_TABLES_OF_DATASET = frozenset({"clips", "sources", "decisions", "mix", "captions", "samples"})
+_MOST_COPIED_CLIPS = 1000
+"""A question over the lazy view costs some 30 ms before it reads a row, for twelve tables have to
+be bound; up to this many clips all their columns are copied in about the time of two questions."""
 
 
 class Views:
-    """Creates the views of one connection."""
+    """Creates the views of one connection, and brings them up to date after commits."""
 
     def __init__(
-        self,
-        connection: duckdb.DuckDBPyConnection,
-        store: Store,
-        files: Mapping[str, Sequence[TableFile]],
-        selection: Selection,
+        self, connection: duckdb.DuckDBPyConnection, store: Store, selection: Selection
     ) -> None:
         self._connection = connection
         self._store = store
-        self._files = files
         self._selection = selection
-        self._readable: list[str] = []
+        self._shown: dict[str, list[TableFile]] = {}
+        self._readable: dict[str, list[str]] = {}
         clips = store.schemas.get("clips", pa.schema([]))
         self._stages = {
             field.name: selection.stages[field.name]
@@ -47,45 +47,70 @@ class Views:
             if not pa.types.is_struct(field.type) and field.name not in VOLATILE_COLUMNS
         ]
 
-    def create(self) -> None:
-        """Create all of them."""
+    def create(self, files: Mapping[str, Sequence[TableFile]]) -> None:
+        """Create all of them over the tables' live files."""
         self._run(f"CREATE SCHEMA {_PRIVATE}")
         for table in self._store.schemas:
-            self._create_log(table)
+            self._create_log(table, files.get(table, []))
         self._create_keyed_views()
         self._create_side_views()
         if "clips" in self._store.schemas:
             self._create_clips()
             self._create_dataset()
-        self._note("view_files", "path", self._readable)
+        self._note_files()
         self._note("stage_fingerprints", "stage", sorted(self._stages))
         mix = ["mix"] if self._selection.mix is not None else []
         self._note("filled_later", "name", ["caption", *mix])
         self._note("packed_windows", "name", self._selection.packed_windows)
+
+    def refresh(self, files: Mapping[str, Sequence[TableFile]]) -> None:
+        """Show the live files as they are now; views of tables without a new file stay."""
+        changed = {
+            table
+            for table in self._store.schemas
+            if self._shown[table] != list(files.get(table, []))
+        }
+        for table in changed:
+            self._show_files(table, files.get(table, []))
+        if changed:
+            self._note_files()
+        if "clips" in changed:
+            self._create_clips()
+        if changed & _TABLES_OF_DATASET:
+            self._create_dataset()
 
     def _run(self, sql: str) -> duckdb.DuckDBPyConnection:
         return self._connection.execute(sql)
 
     def _note(self, table: str, column: str, values: Sequence[str]) -> None:
         rows = ", ".join(f"({quote_text(value)})" for value in values)
-        self._run(f"CREATE TABLE {_PRIVATE}.{table} ({column} VARCHAR)")
+        self._run(f"CREATE OR REPLACE TABLE {_PRIVATE}.{table} ({column} VARCHAR)")
         if rows:
             self._run(f"INSERT INTO {_PRIVATE}.{table} VALUES {rows}")
 
-    def _create_log(self, table: str) -> None:
+    def _note_files(self) -> None:
+        files = [file for table in self._store.schemas for file in self._readable[table]]
+        self._note("view_files", "path", files)
+
+    def _create_log(self, table: str, files: Sequence[TableFile]) -> None:
         """`<table>_log`, and the same with `row_key`, which grows with commit and row."""
-        name = quote_name(table)
         # The declared columns come from an empty table, whatever the files hold.
         self._connection.register("declared_schema", self._store.schemas[table].empty_table())
         self._run(f"CREATE TABLE {_PRIVATE}.{quote_name('empty_' + table)} AS FROM declared_schema")
         self._connection.unregister("declared_schema")
+        self._show_files(table, files)
+        log, rows = quote_name(f"{table}_log"), f"{_PRIVATE}.{quote_name(table)}"
+        self._run(f"CREATE VIEW {log} AS SELECT * EXCLUDE (row_key) FROM {rows}")
+
+    def _show_files(self, table: str, files: Sequence[TableFile]) -> None:
+        """The view with `row_key` over these files."""
         parts = [f"SELECT *, 0::BIGINT AS row_key FROM {_PRIVATE}.{quote_name('empty_' + table)}"]
-        files = self._store.mirror(self._files.get(table, []))
-        if files:
-            paths = [str(path) for path in files]
-            patterns = [_escaped_glob(path) for path in paths]
-            # The engine checks both what it is asked for and what that comes to.
-            self._readable += sorted({*paths, *patterns})
+        paths = [str(path) for path in self._store.mirror(files)]
+        patterns = [_escaped_glob(path) for path in paths]
+        self._shown[table] = list(files)
+        # The engine checks both what it is asked for and what that comes to.
+        self._readable[table] = sorted({*paths, *patterns})
+        if patterns:
             listed = ", ".join(map(quote_text, patterns))
             parts.append(
                 f"SELECT * EXCLUDE (file_row_number),"
@@ -96,9 +121,10 @@ class Views:
         union = " UNION ALL BY NAME ".join(parts)
         # A time zone would ask every reader of a row for a time zone database.
         moment = "make_timestamp(epoch_us(committed_at)) AS committed_at"
-        self._run(f"CREATE VIEW {_PRIVATE}.{name} AS SELECT * REPLACE ({moment}) FROM ({union})")
-        log = quote_name(f"{table}_log")
-        self._run(f"CREATE VIEW {log} AS SELECT * EXCLUDE (row_key) FROM {_PRIVATE}.{name}")
+        self._run(
+            f"CREATE OR REPLACE VIEW {_PRIVATE}.{quote_name(table)} AS"
+            f" SELECT * REPLACE ({moment}) FROM ({union})"
+        )
 
     def _create_keyed_views(self) -> None:
         """The latest row per key."""
@@ -200,13 +226,16 @@ class Views:
             )
         columns = [f"base.{quote_name(column)}" for column in self._clip_columns]
         self._run(
-            f"CREATE VIEW {_PRIVATE}.clips_with_row AS"
+            f"CREATE OR REPLACE VIEW {_PRIVATE}.clips_with_row AS"
             f" SELECT base.row_key, {', '.join([*columns, *structs])}"
             f" FROM {_PRIVATE}.clips AS base"
             f" JOIN {_PRIVATE}.current_clips AS current ON base.row_key = current.base "
             + " ".join(joins)
         )
-        self._run(f"CREATE VIEW clips AS SELECT * EXCLUDE (row_key) FROM {_PRIVATE}.clips_with_row")
+        self._run(
+            "CREATE OR REPLACE VIEW clips AS"
+            f" SELECT * EXCLUDE (row_key) FROM {_PRIVATE}.clips_with_row"
+        )
 
     def _create_current_clips(self) -> None:
         """Per clip of the segmentation, the row that holds most, and per stage the row to take."""
@@ -220,7 +249,7 @@ class Views:
         # The count of matching structs goes above the row's key, so that one maximum finds the row.
         base = f"max((({' + '.join(held) or '0'})::HUGEINT << 64) + row_key) FILTER ({cut})"
         self._run(
-            f"CREATE TABLE {_PRIVATE}.current_clips AS"
+            f"CREATE OR REPLACE TABLE {_PRIVATE}.current_clips AS"
             f" SELECT clip_id, ({base} % (1::HUGEINT << 64))::BIGINT AS base"
             f"{''.join(', ' + stage for stage in stages)}"
             f" FROM {_PRIVATE}.clips GROUP BY clip_id HAVING base IS NOT NULL"
@@ -241,8 +270,19 @@ class Views:
         return {stage for stage, count in zip(self._stages, rows[0], strict=True) if count}
 
     def _create_dataset(self) -> None:
+        """`dataset`, lazy where the clips are many."""
+        self._create_current_links()
+        [(clips,)] = self._run(f"SELECT count(*) FROM {_PRIVATE}.current_links").fetchall()
+        sql = self._dataset_sql()
+        if clips <= _MOST_COPIED_CLIPS:
+            self._run(f"CREATE OR REPLACE TABLE {_PRIVATE}.copied_dataset AS {sql}")
+            sql = f"FROM {_PRIVATE}.copied_dataset"
+        self._run(f"CREATE OR REPLACE VIEW dataset AS {sql}")
+
+    def _create_current_links(self) -> None:
+        """Per clip, its decision and which rows hold what later phases made of it."""
         self._run(
-            """CREATE TABLE keyed.current_links AS
+            """CREATE OR REPLACE TABLE keyed.current_links AS
             WITH packed AS (
                 SELECT member.clip_id AS clip_id, max(row_key) AS sample FROM (
                     SELECT row_key, unnest(members) AS member FROM keyed.samples
@@ -257,13 +297,14 @@ class Views:
             LEFT JOIN keyed.latest_captions USING (clip_id)
             LEFT JOIN packed USING (clip_id)"""
         )
+
+    def _dataset_sql(self) -> str:
         clip_columns = {*self._clip_columns, *self._stages}
         shown = shown_source_columns(self._store.schemas["sources"].names, clip_columns)
         source_columns = [
             f"sources.{quote_name(name)} AS {quote_name(label)}" for name, label in shown.items()
         ]
-        self._run(
-            f"""CREATE VIEW dataset AS
+        return f"""
             SELECT clips.* EXCLUDE (row_key), {", ".join(source_columns)},
                 links.state, links.rejected_by, links.pending_on,
                 CASE WHEN mix.row_key IS NOT NULL THEN {self._packed("mix")} END AS mix,
@@ -280,7 +321,6 @@ class Views:
             WHERE clips.source_id NOT IN (
                 SELECT source_id FROM sources_log EXCEPT SELECT source_id FROM sources
             )"""
-        )
 
     def _packed(self, table: str) -> str:
         """A table's row as a struct, without its clip and its volatile columns."""

@@ -13,7 +13,7 @@ from manifests.store.lease import Lease
 from manifests.store.selection import Selection
 from manifests.store.storage import Storage
 from manifests.store.store import Store
-from manifests.store.view import connect
+from manifests.store.view import LiveViews
 
 _COMMIT_ROWS = 4096
 _COMMIT_TASKS = 256
@@ -29,10 +29,17 @@ class Output:
         store: the tables.
         lease: says whether this process may still write.
         selection: which rows the views show.
+        views: of the selection, if the caller has opened them already; closed with the rest.
     """
 
     def __init__(
-        self, address: str, storage: Storage, store: Store, lease: Lease, selection: Selection
+        self,
+        address: str,
+        storage: Storage,
+        store: Store,
+        lease: Lease,
+        selection: Selection,
+        views: LiveViews | None = None,
     ) -> None:
         self.address = address
         self.storage = storage
@@ -40,20 +47,24 @@ class Output:
         self.lease = lease
         self.selection = selection
         self.rows_written = 0
-        self._views: duckdb.DuckDBPyConnection | None = None
+        self._views = views
+        self._views_are_old = True
 
     def connect(self) -> duckdb.DuckDBPyConnection:
         """The tables as they are now, as `manifests.store.view.connect` shows them.
 
-        The views stay as they are until the next commit. Temporary tables and registered names are
-        the caller's own, and go when it closes what it got.
+        The views stay as they are until somebody connects after a commit. Temporary tables and
+        registered names are the caller's own, and go when it closes what it got.
 
         Raises:
             StorageError: the tables cannot be read.
         """
         if self._views is None:
-            self._views = connect(self.store, self.selection)
-        return self._views.cursor()
+            self._views = LiveViews(self.store, self.selection)
+        elif self._views_are_old:
+            self._views.refresh()
+        self._views_are_old = False
+        return self._views.connection.cursor()
 
     def close(self) -> None:
         """Give up the views."""
@@ -72,7 +83,7 @@ class Output:
             return
         self.lease.check()
         self.store.commit(filled)
-        self.close()
+        self._views_are_old = True
         self.rows_written += sum(len(part) for part in filled.values())
 
 

@@ -10,8 +10,10 @@ log is the current one is worked out beforehand, as row numbers in the schema `k
 
 from __future__ import annotations
 
+import contextlib
 import os
 import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -35,22 +37,57 @@ def connect(store: Store, selection: Selection) -> duckdb.DuckDBPyConnection:
     Raises:
         StorageError: the tables cannot be read.
     """
-    files = store.all_live_files()
-    connection = duckdb.connect(
-        config={
-            "temp_directory": str(Path(tempfile.gettempdir()) / f"twinreel-duckdb-{os.getpid()}"),
-            # A name that is no table must be an error, not a variable of the calling Python code.
-            "python_enable_replacements": False,
-            "autoinstall_known_extensions": False,
-            "autoload_known_extensions": False,
-        }
-    )
-    try:
-        Views(connection, store, files, selection).create()
-    except BaseException:
-        connection.close()
-        raise
-    return connection
+    return LiveViews(store, selection).connection
+
+
+class LiveViews:
+    """The database of `connect`, which can be brought up to date.
+
+    Args:
+        store: the tables.
+        selection: which rows the views show.
+
+    Raises:
+        StorageError: the tables cannot be read.
+    """
+
+    def __init__(self, store: Store, selection: Selection) -> None:
+        self._store = store
+        self.connection = duckdb.connect(
+            config={
+                "temp_directory": str(
+                    Path(tempfile.gettempdir()) / f"twinreel-duckdb-{os.getpid()}"
+                ),
+                # A name that is no table must be an error, not a variable of the calling code.
+                "python_enable_replacements": False,
+                "autoinstall_known_extensions": False,
+                "autoload_known_extensions": False,
+            }
+        )
+        self._views = Views(self.connection, store, selection)
+        with self._closed_on_failure():
+            self._views.create(store.all_live_files())
+
+    def refresh(self) -> None:
+        """Show what has been committed since; connections that are open see it too.
+
+        Raises:
+            StorageError: the tables cannot be read.
+        """
+        with self._closed_on_failure():
+            self._views.refresh(self._store.all_live_files())
+
+    def close(self) -> None:
+        """Close the database; connections of others to it stay as they are."""
+        self.connection.close()
+
+    @contextlib.contextmanager
+    def _closed_on_failure(self) -> Iterator[None]:
+        try:
+            yield
+        except BaseException:
+            self.close()
+            raise
 
 
 def query_table(connection: duckdb.DuckDBPyConnection, sql: str) -> pa.Table:
