@@ -35,6 +35,7 @@ class Views:
         self._selection = selection
         self._shown: dict[str, list[TableFile]] = {}
         self._readable: dict[str, list[str]] = {}
+        self._structs: dict[str, dict[str, str]] = {}
         clips = store.schemas.get("clips", pa.schema([]))
         self._stages = {
             field.name: selection.stages[field.name]
@@ -98,6 +99,10 @@ class Views:
         self._connection.register("declared_schema", self._store.schemas[table].empty_table())
         self._run(f"CREATE TABLE {_PRIVATE}.{quote_name('empty_' + table)} AS FROM declared_schema")
         self._connection.unregister("declared_schema")
+        declared = self._run(f"FROM {_PRIVATE}.{quote_name('empty_' + table)} LIMIT 0").description
+        self._structs[table] = {
+            name: str(kind) for name, kind, *_ in declared or [] if "STRUCT" in str(kind)
+        }
         self._show_files(table, files)
         log, rows = quote_name(f"{table}_log"), f"{_PRIVATE}.{quote_name(table)}"
         self._run(f"CREATE VIEW {log} AS SELECT * EXCLUDE (row_key) FROM {rows}")
@@ -120,10 +125,16 @@ class Views:
             )
         union = " UNION ALL BY NAME ".join(parts)
         # A time zone would ask every reader of a row for a time zone database.
-        moment = "make_timestamp(epoch_us(committed_at)) AS committed_at"
+        read_as = ["make_timestamp(epoch_us(committed_at)) AS committed_at"]
+        # Fields that another version has added to a struct are nobody's here; a cast to the type
+        # that a column has already costs nothing.
+        read_as += [
+            f"{quote_name(name)}::{kind} AS {quote_name(name)}"
+            for name, kind in self._structs[table].items()
+        ]
         self._run(
             f"CREATE OR REPLACE VIEW {_PRIVATE}.{quote_name(table)} AS"
-            f" SELECT * REPLACE ({moment}) FROM ({union})"
+            f" SELECT * REPLACE ({', '.join(read_as)}) FROM ({union})"
         )
 
     def _create_keyed_views(self) -> None:
