@@ -7,8 +7,8 @@ and `<ENDAUDCAP>` (form `ovi`), or after `Audio:` (form `ovi-960`, of the later 
 
 Only this is forgiven: blanks around the answer and inside tags, and line breaks, which become
 blanks. Everything else a model trained on the caption would learn. Refusals and talk about the task
-are told by English phrases, outside of quotations. What was cut in the form `ovi-960` at the end of
-a sentence cannot be told from a whole caption here: only who asked knows.
+are recognised by English phrases, outside of quotations. An answer in the form `ovi-960` that was
+cut at the end of a sentence looks whole here: only the caller knows why the model stopped.
 """
 
 from __future__ import annotations
@@ -273,7 +273,7 @@ def _check_told(told: str, quotations: Sequence[tuple[int, int]], form: CaptionF
 
 
 def _outside(told: str, quotations: Sequence[tuple[int, int]]) -> str:
-    """What is told without its quotations and tags."""
+    """The text without its quotations and tags."""
     outside, last = [], 0
     for start, end in quotations:
         outside.append(told[last:start])

@@ -154,7 +154,7 @@ def audio_agrees(description: str | None, audio_class: Mapping[str, Any] | None)
     pattern = _SPEAKS_OF.get(str(kind))
     if pattern is None:
         return None
-    # Silence is told of by what is denied.
+    # Silence is described by denials: no speech, no music.
     return bool(pattern.search(text if kind == "silence" else _DENIED.sub(" ", text)))
 
 

@@ -67,7 +67,7 @@ def list_inputs(inputs: Sequence[str], skip_suffixes: Sequence[str]) -> Listing:
 
 @dataclasses.dataclass(frozen=True)
 class _Candidate:
-    """A file met in a folder: its suffix may rule it out. A file that was named is not asked."""
+    """A file, and whether its suffix may rule it out: not where somebody named it outright."""
 
     file: InputFile
 
@@ -79,7 +79,7 @@ def _files_of(text: str) -> Iterator[_Candidate | InputFile]:
         yield from read_table(address) if is_table else _list_bucket(address)
         return
     path = address.expanduser()
-    # Of `os.path`, since a path that is too long or has a null byte is just not there for it.
+    # To `os.path` a path that is too long or has a null byte simply does not exist.
     if os.path.isdir(path):  # noqa: PTH112
         yield from _walk(path)
     elif os.path.exists(path):  # noqa: PTH110
@@ -176,7 +176,7 @@ def _unlistable_folder(uri: str) -> InputFile:
 
 
 def _joined(first: InputFile | None, second: InputFile) -> InputFile:
-    """One file named twice: its spans come together, overlapping ones melt."""
+    """One file named twice: its spans come together, overlapping ones are merged."""
     if first is None:
         return second
     if second.error is not None and first.error is None:

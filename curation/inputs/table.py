@@ -194,8 +194,8 @@ def _row_address(text: str, table: Path | ObjectAddress) -> Path | ObjectAddress
         return address
     folder, slash, _ = table.key.rpartition("/")
     if is_address(text) or text.startswith("/"):
-        # Who can write to a bucket must not choose files of the machines that read it, nor take the
-        # place of their rows: hence the subject.
+        # Whoever can write to a bucket must not choose local files of the machines that read it,
+        # nor replace the rows of such files: hence this subject.
         raise MediaError(
             "local_file_refused",
             f"A table in a bucket may name objects, and no files of this machine ('{text}').",

@@ -59,7 +59,7 @@ class Counts:
 
 @dataclasses.dataclass(frozen=True)
 class GateCount:
-    """Clips that a gate rejects: whoever else does, and those that no other gate rejects."""
+    """Clips that a gate rejects: all of them, and those that no other gate rejects."""
 
     gate: str
     together: Amount

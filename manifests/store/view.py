@@ -5,7 +5,8 @@ the latest row per key among those whose fingerprints the job resolves to. `data
 row per clip of the job's segmentation.
 
 All views read Parquet lazily, so that a question costs what its columns cost. Only which row of the
-log is the current one is worked out beforehand, as row numbers in the schema `keyed`.
+log is the current one is worked out beforehand, as row numbers in the schema `keyed`; and where
+clips are few, so that binding a question costs more than reading them, `dataset` is a copy.
 """
 
 from __future__ import annotations
