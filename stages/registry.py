@@ -39,6 +39,7 @@ from stages.video.faces.stage import FacesStage
 from stages.video.motion.stage import MotionStage
 from stages.video.picture import PictureStage
 from stages.video.shots.stage import ShotsStage
+from stages.weights.catalogue import CATALOGUE
 
 ENTRY_POINT_GROUP = "twinreel.stages"
 _NAME = re.compile(r"[a-z][a-z0-9_]*")
@@ -190,10 +191,14 @@ def side_table_schemas() -> dict[str, pa.Schema]:
 
 
 def weights_users(name: str) -> tuple[str, ...]:
-    """The backends that load a set of `stages.weights.catalogue`, each as `stage:backend`."""
-    return tuple(
+    """What loads a set of `stages.weights.catalogue`.
+
+    Backends as `stage:backend`, parts of a training recipe as `key:kind`.
+    """
+    backends = tuple(
         f"{stage.name}:{backend.name}"
         for stage in STAGES.values()
         for backend in stage.backends
         if name in backend.weights
     )
+    return backends + CATALOGUE[name].recipe_parts

@@ -121,12 +121,14 @@ def _weights(weights: WeightSet) -> Finding:
 
 
 def _loaded_by(weights: WeightSet) -> str:
-    """The backends that load a set, as far as the stages can be imported where packages lack."""
+    """What loads a set, as far as the stages can be imported where packages lack."""
     try:
         from stages.registry import weights_users  # noqa: PLC0415 - needs all required packages
     except (ImportError, UsageError):
         return ""
-    return f" (backend {', '.join(user.split(':')[1] for user in weights_users(weights.name))})"
+    users = weights_users(weights.name)
+    kind = "recipe's" if weights.recipe_parts else "backend"
+    return f" ({kind} {', '.join(user.split(':')[1] for user in users)})"
 
 
 def _other_stages() -> Finding:

@@ -57,7 +57,8 @@ class WeightSet:
 
     One file lies directly in a weights folder; several lie in a folder of the set's name.
     `commercial` says whether the licence of the weights (not of the code) allows commercial use;
-    `caution` what a lawyer should read first. The backends declare which sets they load.
+    `caution` what a lawyer should read first. The stages' backends declare which sets they load;
+    `recipe_parts` are the parts of a training recipe that do, as `key:kind`.
     """
 
     name: str
@@ -66,6 +67,7 @@ class WeightSet:
     commercial: Commercial
     files: tuple[WeightFile, ...]
     caution: str = ""
+    recipe_parts: tuple[str, ...] = ()
 
     @property
     def is_folder(self) -> bool:
@@ -108,6 +110,9 @@ _CLIP = "hf://timm/vit_large_patch14_clip_224.openai"
 _CLIP_REVISION = "18d0535469bb561bf468d76c1d73aa35156c922b"
 _WHISPER = "hf://Systran/faster-whisper-large-v3"
 _WHISPER_REVISION = "edaa852ec7e145841d8ffdb056a99866b5f0a478"
+_WAN = "hf://Wan-AI/Wan2.2-TI2V-5B"
+_WAN_REVISION = "921dbaf3f1674a56f47e83fb80a34bac8a8f203e"
+_MMAUDIO = "https://github.com/hkchengrex/MMAudio/releases/download/v0.1"
 _AST = "hf://MIT/ast-finetuned-audioset-10-10-0.4593"
 _AST_REVISION = "f826b80d28226b62986cc218e5cec390b1096902"
 
@@ -277,6 +282,69 @@ CATALOGUE: dict[str, WeightSet] = {
                     "8d04ba5a9c6fca5d39d0de2b1fd05ecf79deb589fbba279728bbebac39934231",
                 ),
             ),
+        ),
+        WeightSet(
+            "wan-2.2-vae",
+            "video latents as in Ovi and Wan 2.2 (TI2V-5B)",
+            "Apache-2.0",
+            "yes",
+            (
+                WeightFile(
+                    "Wan2.2_VAE.pth",
+                    f"{_WAN}/Wan2.2_VAE.pth",
+                    2_818_839_170,
+                    "20eb789667fa5e60e7516bf509512f6cb61f01b0aa0695eadaea930c13892b36",
+                    _WAN_REVISION,
+                ),
+            ),
+            recipe_parts=("video.codec:wan-2.2",),
+        ),
+        WeightSet(
+            "mmaudio-vae-16k",
+            "audio latents as in Ovi",
+            "CC-BY-NC-4.0",
+            "no",
+            (
+                # The publisher gives an MD5 alone; size of the tensors in it.
+                WeightFile("v1-16.pth", f"{_MMAUDIO}/v1-16.pth", 654_800_000),
+            ),
+            "MMAudio's code is MIT, its weights are not; another codec may take its place",
+            recipe_parts=("audio.codec:mmaudio-16k",),
+        ),
+        WeightSet(
+            "mmaudio-bigvgan-16k",
+            "audio latents as in Ovi: waveforms from spectrograms (from Make-An-Audio 2)",
+            "CC-BY-NC-4.0",
+            "no",
+            (
+                # The publisher gives an MD5 alone; size as the publisher has it, 429 MiB.
+                WeightFile("best_netG.pt", f"{_MMAUDIO}/best_netG.pt", 450_000_000),
+            ),
+            "released with MMAudio's weights, and trained by others",
+            recipe_parts=("audio.codec:mmaudio-16k",),
+        ),
+        WeightSet(
+            "umt5-xxl",
+            "text embeddings as in Ovi and Wan 2.2",
+            "Apache-2.0",
+            "yes",
+            (
+                WeightFile(
+                    "models_t5_umt5-xxl-enc-bf16.pth",
+                    f"{_WAN}/models_t5_umt5-xxl-enc-bf16.pth",
+                    11_361_920_418,
+                    "7cace0da2b446bbbbc57d031ab6cf163a3d59b366da94e5afe36745b746fd81d",
+                    _WAN_REVISION,
+                ),
+                WeightFile(
+                    "tokenizer.json",
+                    f"{_WAN}/google/umt5-xxl/tokenizer.json",
+                    16_837_417,
+                    "6e197b4d3dbd71da14b4eb255f4fa91c9c1f2068b20a2de2472967ca3d22602b",
+                    _WAN_REVISION,
+                ),
+            ),
+            recipe_parts=("text:umt5-xxl",),
         ),
     )
 }

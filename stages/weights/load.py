@@ -29,10 +29,14 @@ _UNREADABLE = (
 )
 
 
-def load_state_dict(path: Path) -> Mapping[str, torch.Tensor]:
+def load_state_dict(path: Path, *, within: str | None = None) -> Mapping[str, torch.Tensor]:
     """A state dict on the CPU, out of a safetensors file or a pickle that holds only tensors.
 
     A pickle is read by torch's restricted reader (`weights_only=True`), which runs no code.
+
+    Args:
+        path: the file.
+        within: entry of the pickle that the state dict is, where it holds several.
 
     Raises:
         UsageError: `bad_weights`: it is neither, or it is damaged.
@@ -45,29 +49,42 @@ def load_state_dict(path: Path) -> Mapping[str, torch.Tensor]:
         loaded = torch.load(path, map_location="cpu", weights_only=True)
     except _UNREADABLE as error:
         raise _unreadable(path, error) from error
+    if within is not None and isinstance(loaded, Mapping):
+        loaded = loaded.get(within)
     if not isinstance(loaded, Mapping):
-        raise _bad(path, f"It holds a {type(loaded).__name__}, not a state dict.")
+        raise bad_weights(path, f"It holds a {type(loaded).__name__}, not a state dict.")
     other = next(
         (key for key, value in loaded.items() if not isinstance(value, torch.Tensor)), None
     )
     if other is not None:
         kind = type(loaded[other]).__name__
-        raise _bad(path, f"It is no state dict: its '{other}' is a {kind}, not a tensor.")
+        raise bad_weights(path, f"It is no state dict: its '{other}' is a {kind}, not a tensor.")
     return loaded
 
 
 def load_into(
-    module: torch.nn.Module, state_dict: Mapping[str, torch.Tensor], path: Path
+    module: torch.nn.Module,
+    state_dict: Mapping[str, torch.Tensor],
+    path: Path,
+    *,
+    assign: bool = False,
 ) -> torch.nn.Module:
     """Give a module its weights, all of them, and return it ready to evaluate.
+
+    Args:
+        module: gets the weights.
+        state_dict: the weights.
+        path: where they come from, for the message.
+        assign: put the tensors themselves in the place of the module's, which may be on the meta
+            device, instead of copying their values.
 
     Raises:
         UsageError: `bad_weights`: keys or shapes are not the module's.
     """
     try:
-        module.load_state_dict(dict(state_dict), strict=True)
+        module.load_state_dict(dict(state_dict), strict=True, assign=assign)
     except RuntimeError as error:
-        raise _bad(path, f"It does not fit the model ({_first_line(error, 2)}).") from error
+        raise bad_weights(path, f"It does not fit the model ({_first_line(error, 2)}).") from error
     return module.eval().requires_grad_(False)
 
 
@@ -82,10 +99,11 @@ def _load_safetensors(path: Path) -> Mapping[str, torch.Tensor]:
 
 
 def _unreadable(path: Path, error: Exception) -> UsageError:
-    return _bad(path, f"It cannot be read ({_first_line(error)}).")
+    return bad_weights(path, f"It cannot be read ({_first_line(error)}).")
 
 
-def _bad(path: Path, message: str) -> UsageError:
+def bad_weights(path: Path, message: str) -> UsageError:
+    """The error for a file of weights that is not what it should be."""
     return UsageError(
         "bad_weights",
         message,

@@ -7,6 +7,7 @@ are worked out of it alone.
 from __future__ import annotations
 
 import abc
+from typing import ClassVar
 
 from torch import Tensor, nn
 
@@ -48,7 +49,21 @@ class AudioCodec(nn.Module, abc.ABC):
         """A waveform [B, length * stride] in [-1, 1]."""
 
 
-class VideoCodecSettings(Settings, abc.ABC):
+class CodecSettings(Settings, abc.ABC):
+    """What the settings of any codec say.
+
+    Attributes:
+        kind: name of the codec in a recipe.
+        version: raised whenever equal media may give other latents.
+        weights: sets of `stages.weights.catalogue` that it loads.
+    """
+
+    kind: str
+    version: ClassVar[int] = 1
+    weights: ClassVar[tuple[str, ...]] = ()
+
+
+class VideoCodecSettings(CodecSettings):
     """Settings of a video codec."""
 
     @property
@@ -66,7 +81,7 @@ class VideoCodecSettings(Settings, abc.ABC):
         """The codec.
 
         Raises:
-            UsageError: `part_unavailable`.
+            UsageError: `missing_package`, `missing_weights` or `bad_weights`.
         """
 
     def latent_frames(self, frames: int) -> int:
@@ -83,7 +98,7 @@ class VideoCodecSettings(Settings, abc.ABC):
         return self.channels, self.latent_frames(frames), height // rows, width // columns
 
 
-class AudioCodecSettings(Settings, abc.ABC):
+class AudioCodecSettings(CodecSettings):
     """Settings of an audio codec.
 
     Attributes:
@@ -111,7 +126,7 @@ class AudioCodecSettings(Settings, abc.ABC):
         """The codec.
 
         Raises:
-            UsageError: `part_unavailable`.
+            UsageError: `missing_package`, `missing_weights` or `bad_weights`.
         """
 
 

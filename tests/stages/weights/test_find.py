@@ -39,7 +39,7 @@ def test_names_and_paths_are_unique_and_every_entry_is_complete() -> None:
         users = weights_users(name)
         assert users
         for user in users:
-            assert re.fullmatch(r"[a-z_]+:[a-z0-9_]+", user)
+            assert re.fullmatch(r"[a-z_.]+:[a-z0-9_.-]+", user)
         for file in weights.files:
             assert file.source.startswith(("https://", "hf://"))
             assert re.fullmatch(r"[0-9a-f]*", file.sha256)
@@ -81,6 +81,10 @@ def test_formats_are_named() -> None:
         "syncnet": "pickle, read with weights_only",
         "whisper-large-v3": "ctranslate2",
         "ast-audioset": "safetensors",
+        "wan-2.2-vae": "pickle, read with weights_only",
+        "mmaudio-vae-16k": "pickle, read with weights_only",
+        "mmaudio-bigvgan-16k": "pickle, read with weights_only",
+        "umt5-xxl": "pickle, read with weights_only",
     }
 
 
