@@ -9,7 +9,7 @@ import duckdb
 import pyarrow as pa
 
 from manifests.store.selection import Selection, SideTable
-from manifests.store.sql import quote_name, quote_text
+from manifests.store.sql import quote_name, quote_text, type_sql
 from manifests.store.store import VOLATILE_COLUMNS, Store, TableFile
 
 SOURCE_PREFIX = "source_"
@@ -96,13 +96,10 @@ class Views:
     def _create_log(self, table: str, files: Sequence[TableFile]) -> None:
         """`<table>_log`, and the same with `row_key`, which grows with commit and row."""
         # The declared columns come from an empty table, whatever the files hold.
-        self._connection.register("declared_schema", self._store.schemas[table].empty_table())
-        self._run(f"CREATE TABLE {_PRIVATE}.{quote_name('empty_' + table)} AS FROM declared_schema")
-        self._connection.unregister("declared_schema")
-        declared = self._run(f"FROM {_PRIVATE}.{quote_name('empty_' + table)} LIMIT 0").description
-        self._structs[table] = {
-            name: str(kind) for name, kind, *_ in declared or [] if "STRUCT" in str(kind)
-        }
+        columns = {field.name: type_sql(field.type) for field in self._store.schemas[table]}
+        listed = ", ".join(f"{quote_name(name)} {kind}" for name, kind in columns.items())
+        self._run(f"CREATE TABLE {_PRIVATE}.{quote_name('empty_' + table)} ({listed})")
+        self._structs[table] = {name: kind for name, kind in columns.items() if "STRUCT" in kind}
         self._show_files(table, files)
         log, rows = quote_name(f"{table}_log"), f"{_PRIVATE}.{quote_name(table)}"
         self._run(f"CREATE VIEW {log} AS SELECT * EXCLUDE (row_key) FROM {rows}")
