@@ -508,6 +508,7 @@ def _killed_at_the_end(process: subprocess.Popen[str]) -> Iterator[None]:
             process.communicate()
 
 
+@pytest.mark.soak
 def test_a_stopped_and_a_killed_job_go_on_where_they_were(clip: Path, tmp_path: Path) -> None:
     for name in ("a", "b", "c", "d"):
         (tmp_path / "raw").mkdir(exist_ok=True)

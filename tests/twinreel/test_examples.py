@@ -6,6 +6,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 import twinreel
 from tests.support.command_line import render_small
 from twinreel._names import ROOT
@@ -42,6 +44,7 @@ def test_a_file_is_measured(curated: Path) -> None:
     assert len([line for line in lines if "#" in line]) == 3
 
 
+@pytest.mark.soak
 def test_an_own_loop_goes_on_where_it_was(curated: Path, tmp_path: Path) -> None:
     # Five samples in batches of two: the first call ends one batch into the second epoch.
     lines = run("train_own_loop.py", curated, tmp_path / "state.pt")

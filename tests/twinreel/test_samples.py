@@ -73,7 +73,7 @@ def test_iterating_goes_through_epochs_and_on_from_a_state(curated: Path) -> Non
     assert ids(resumed) == second
 
 
-@pytest.mark.parametrize("workers", [0, 2])
+@pytest.mark.parametrize("workers", [0, pytest.param(2, marks=pytest.mark.soak)])
 def test_a_loader_resumes_after_the_last_batch_that_it_gave(curated: Path, workers: int) -> None:
     samples = CuratedSamples(curated)
     whole = samples.loader(2, seed=7)

@@ -207,7 +207,8 @@ def test_a_faint_face_carries_a_track_on_but_begins_none() -> None:
     assert [track.samples for track in tracks] == [[1, 2, 3]]
 
 
-@pytest.mark.parametrize("length_s", [17.0, pytest.param(math.inf, marks=pytest.mark.soak)])
+@pytest.mark.soak
+@pytest.mark.parametrize("length_s", [17.0, math.inf])
 def test_person_kinds_of_the_real_clips(
     given_clips: Path, kinds_of: Kinds, length_s: float
 ) -> None:

@@ -456,21 +456,23 @@ for name in ("nms", "qnms"):
 """
 
 
-def test_torchvision_can_be_imported_whatever_was_before() -> None:
-    # One process a case, forked where torch, which takes longest, has been imported.
+@pytest.mark.parametrize(
+    "before",
+    [
+        "",
+        pytest.param(AFTER_A_FAILED_IMPORT, marks=pytest.mark.soak),
+        pytest.param(PROPER_BUILD, marks=pytest.mark.soak),
+    ],
+)
+def test_torchvision_can_be_imported_whatever_was_before(before: str) -> None:
     code = f"""
-import os, sys, torch
-for before in {["", AFTER_A_FAILED_IMPORT, PROPER_BUILD]!r}:
-    child = os.fork()
-    if not child:
-        exec(before)
-        from stages.models.torchvision_guard import import_torchvision
-        assert import_torchvision() is import_torchvision()
-        import torchvision.models.optical_flow, torchvision.transforms
-        import open_clip
-        assert torch.ops.torchvision.nms.default
-        sys.exit()
-    assert os.waitpid(child, 0)[1] == 0, before
+import torch
+exec({before!r})
+from stages.models.torchvision_guard import import_torchvision
+assert import_torchvision() is import_torchvision()
+import torchvision.models.optical_flow, torchvision.transforms
+import open_clip
+assert torch.ops.torchvision.nms.default
 """
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
