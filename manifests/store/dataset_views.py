@@ -2,22 +2,20 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Collection, Iterable, Mapping, Sequence
 
 import duckdb
 import pyarrow as pa
 
+from manifests.store.log_views import PRIVATE, LogViews
 from manifests.store.selection import Selection, SideTable
-from manifests.store.sql import quote_name, quote_text, type_sql
+from manifests.store.sql import quote_name, quote_text
 from manifests.store.store import VOLATILE_COLUMNS, Store, TableFile
 
 SOURCE_PREFIX = "source_"
 _PREFIXED_SOURCE_COLUMNS = frozenset({"bytes", "etag", "sha256", "status", "error", "fingerprint"})
 """Columns of `sources` that would not be understood beside a clip without a prefix."""
 
-_ROWS_PER_COMMIT = 1 << 36
-_PRIVATE = "keyed"
 _TABLES_OF_DATASET = frozenset({"clips", "sources", "decisions", "mix", "captions", "samples"})
 _MOST_COPIED_CLIPS = 1000
 """A question over the lazy view costs some 30 ms before it reads a row, for twelve tables have to
@@ -33,9 +31,7 @@ class Views:
         self._connection = connection
         self._store = store
         self._selection = selection
-        self._shown: dict[str, list[TableFile]] = {}
-        self._readable: dict[str, list[str]] = {}
-        self._structs: dict[str, dict[str, str]] = {}
+        self._logs = LogViews(connection, store)
         clips = store.schemas.get("clips", pa.schema([]))
         self._stages = {
             field.name: selection.stages[field.name]
@@ -50,15 +46,14 @@ class Views:
 
     def create(self, files: Mapping[str, Sequence[TableFile]]) -> None:
         """Create all of them over the tables' live files."""
-        self._run(f"CREATE SCHEMA {_PRIVATE}")
-        for table in self._store.schemas:
-            self._create_log(table, files.get(table, []))
+        self._run(f"CREATE SCHEMA {PRIVATE}")
+        self._logs.create(files)
         self._create_keyed_views()
         self._create_side_views()
         if "clips" in self._store.schemas:
             self._create_clips()
             self._create_dataset()
-        self._note_files()
+        self._note("view_files", "path", self._logs.files)
         self._note("stage_fingerprints", "stage", sorted(self._stages))
         mix = ["mix"] if self._selection.mix is not None else []
         self._note("filled_later", "name", ["caption", *mix])
@@ -66,15 +61,9 @@ class Views:
 
     def refresh(self, files: Mapping[str, Sequence[TableFile]]) -> None:
         """Show the live files as they are now; views of tables without a new file stay."""
-        changed = {
-            table
-            for table in self._store.schemas
-            if self._shown[table] != list(files.get(table, []))
-        }
-        for table in changed:
-            self._show_files(table, files.get(table, []))
+        changed = self._logs.refresh(files)
         if changed:
-            self._note_files()
+            self._note("view_files", "path", self._logs.files)
         if "clips" in changed:
             self._create_clips()
         if changed & _TABLES_OF_DATASET:
@@ -85,54 +74,9 @@ class Views:
 
     def _note(self, table: str, column: str, values: Sequence[str]) -> None:
         rows = ", ".join(f"({quote_text(value)})" for value in values)
-        self._run(f"CREATE OR REPLACE TABLE {_PRIVATE}.{table} ({column} VARCHAR)")
+        self._run(f"CREATE OR REPLACE TABLE {PRIVATE}.{table} ({column} VARCHAR)")
         if rows:
-            self._run(f"INSERT INTO {_PRIVATE}.{table} VALUES {rows}")
-
-    def _note_files(self) -> None:
-        files = [file for table in self._store.schemas for file in self._readable[table]]
-        self._note("view_files", "path", files)
-
-    def _create_log(self, table: str, files: Sequence[TableFile]) -> None:
-        """`<table>_log`, and the same with `row_key`, which grows with commit and row."""
-        # The declared columns come from an empty table, whatever the files hold.
-        columns = {field.name: type_sql(field.type) for field in self._store.schemas[table]}
-        listed = ", ".join(f"{quote_name(name)} {kind}" for name, kind in columns.items())
-        self._run(f"CREATE TABLE {_PRIVATE}.{quote_name('empty_' + table)} ({listed})")
-        self._structs[table] = {name: kind for name, kind in columns.items() if "STRUCT" in kind}
-        self._show_files(table, files)
-        log, rows = quote_name(f"{table}_log"), f"{_PRIVATE}.{quote_name(table)}"
-        self._run(f"CREATE VIEW {log} AS SELECT * EXCLUDE (row_key) FROM {rows}")
-
-    def _show_files(self, table: str, files: Sequence[TableFile]) -> None:
-        """The view with `row_key` over these files."""
-        parts = [f"SELECT *, 0::BIGINT AS row_key FROM {_PRIVATE}.{quote_name('empty_' + table)}"]
-        paths = [str(path) for path in self._store.mirror(files)]
-        patterns = [_escaped_glob(path) for path in paths]
-        self._shown[table] = list(files)
-        # The engine checks both what it is asked for and what that comes to.
-        self._readable[table] = sorted({*paths, *patterns})
-        if patterns:
-            listed = ", ".join(map(quote_text, patterns))
-            parts.append(
-                f"SELECT * EXCLUDE (file_row_number),"
-                f" commit * {_ROWS_PER_COMMIT} + file_row_number AS row_key"
-                f" FROM read_parquet([{listed}], union_by_name = true, hive_partitioning = false,"
-                " file_row_number = true)"
-            )
-        union = " UNION ALL BY NAME ".join(parts)
-        # A time zone would ask every reader of a row for a time zone database.
-        read_as = ["make_timestamp(epoch_us(committed_at)) AS committed_at"]
-        # Fields that another version has added to a struct are nobody's here; a cast to the type
-        # that a column has already costs nothing.
-        read_as += [
-            f"{quote_name(name)}::{kind} AS {quote_name(name)}"
-            for name, kind in self._structs[table].items()
-        ]
-        self._run(
-            f"CREATE OR REPLACE VIEW {_PRIVATE}.{quote_name(table)} AS"
-            f" SELECT * REPLACE ({', '.join(read_as)}) FROM ({union})"
-        )
+            self._run(f"INSERT INTO {PRIVATE}.{table} VALUES {rows}")
 
     def _create_keyed_views(self) -> None:
         """The latest row per key."""
@@ -187,13 +131,13 @@ class Views:
         keys = ", ".join(map(quote_name, key))
         name = quote_name(table)
         self._run(
-            f"CREATE VIEW {_PRIVATE}.{quote_name('latest_' + table)} AS"
-            f" SELECT {keys}, max(row_key) AS row_key FROM {_PRIVATE}.{name}"
+            f"CREATE VIEW {PRIVATE}.{quote_name('latest_' + table)} AS"
+            f" SELECT {keys}, max(row_key) AS row_key FROM {PRIVATE}.{name}"
             f" WHERE {where} GROUP BY {keys}"
         )
         self._run(
-            f"CREATE VIEW {name} AS SELECT rows.* EXCLUDE (row_key) FROM {_PRIVATE}.{name} AS rows"
-            f" SEMI JOIN {_PRIVATE}.{quote_name('latest_' + table)} AS latest USING (row_key)"
+            f"CREATE VIEW {name} AS SELECT rows.* EXCLUDE (row_key) FROM {PRIVATE}.{name} AS rows"
+            f" SEMI JOIN {PRIVATE}.{quote_name('latest_' + table)} AS latest USING (row_key)"
         )
 
     def _create_side_views(self) -> None:
@@ -207,7 +151,7 @@ class Views:
         condition = (
             f"fingerprint = {quote_text(fingerprint)}" if fingerprint is not None else "false"
         )
-        name = f"{_PRIVATE}.{quote_name(table)}"
+        name = f"{PRIVATE}.{quote_name(table)}"
         self._run(
             f"CREATE VIEW {quote_name(table)} AS"
             f" SELECT rows.* EXCLUDE (row_key) FROM {name} AS rows SEMI JOIN ("
@@ -228,21 +172,21 @@ class Views:
                 continue
             structs.append(f"stage_{index}.{name}")
             joins.append(
-                f"LEFT JOIN (SELECT row_key, {name} FROM {_PRIVATE}.clips"
+                f"LEFT JOIN (SELECT row_key, {name} FROM {PRIVATE}.clips"
                 f" WHERE {self._matches(stage)}) AS stage_{index}"
                 f" ON stage_{index}.row_key = current.stage_{index}"
             )
         columns = [f"base.{quote_name(column)}" for column in self._clip_columns]
         self._run(
-            f"CREATE OR REPLACE VIEW {_PRIVATE}.clips_with_row AS"
+            f"CREATE OR REPLACE VIEW {PRIVATE}.clips_with_row AS"
             f" SELECT base.row_key, {', '.join([*columns, *structs])}"
-            f" FROM {_PRIVATE}.clips AS base"
-            f" JOIN {_PRIVATE}.current_clips AS current ON base.row_key = current.base "
+            f" FROM {PRIVATE}.clips AS base"
+            f" JOIN {PRIVATE}.current_clips AS current ON base.row_key = current.base "
             + " ".join(joins)
         )
         self._run(
             "CREATE OR REPLACE VIEW clips AS"
-            f" SELECT * EXCLUDE (row_key) FROM {_PRIVATE}.clips_with_row"
+            f" SELECT * EXCLUDE (row_key) FROM {PRIVATE}.clips_with_row"
         )
 
     def _create_current_clips(self) -> None:
@@ -257,10 +201,10 @@ class Views:
         # The count of matching structs goes above the row's key, so that one maximum finds the row.
         base = f"max((({' + '.join(held) or '0'})::HUGEINT << 64) + row_key) FILTER ({cut})"
         self._run(
-            f"CREATE OR REPLACE TABLE {_PRIVATE}.current_clips AS"
+            f"CREATE OR REPLACE TABLE {PRIVATE}.current_clips AS"
             f" SELECT clip_id, ({base} % (1::HUGEINT << 64))::BIGINT AS base"
             f"{''.join(', ' + stage for stage in stages)}"
-            f" FROM {_PRIVATE}.clips GROUP BY clip_id HAVING base IS NOT NULL"
+            f" FROM {PRIVATE}.clips GROUP BY clip_id HAVING base IS NOT NULL"
         )
 
     def _matches(self, stage: str) -> str:
@@ -274,17 +218,17 @@ class Views:
             f"count(*) FILTER (stage_{index} IS DISTINCT FROM base)"
             for index in range(len(self._stages))
         ]
-        rows = self._run(f"SELECT {', '.join(counts)} FROM {_PRIVATE}.current_clips").fetchall()
+        rows = self._run(f"SELECT {', '.join(counts)} FROM {PRIVATE}.current_clips").fetchall()
         return {stage for stage, count in zip(self._stages, rows[0], strict=True) if count}
 
     def _create_dataset(self) -> None:
         """`dataset`, lazy where the clips are many."""
         self._create_current_links()
-        [(clips,)] = self._run(f"SELECT count(*) FROM {_PRIVATE}.current_links").fetchall()
+        [(clips,)] = self._run(f"SELECT count(*) FROM {PRIVATE}.current_links").fetchall()
         sql = self._dataset_sql()
         if clips <= _MOST_COPIED_CLIPS:
-            self._run(f"CREATE OR REPLACE TABLE {_PRIVATE}.copied_dataset AS {sql}")
-            sql = f"FROM {_PRIVATE}.copied_dataset"
+            self._run(f"CREATE OR REPLACE TABLE {PRIVATE}.copied_dataset AS {sql}")
+            sql = f"FROM {PRIVATE}.copied_dataset"
         self._run(f"CREATE OR REPLACE VIEW dataset AS {sql}")
 
     def _create_current_links(self) -> None:
@@ -320,12 +264,12 @@ class Views:
                     AS caption,
                 CASE WHEN samples.row_key IS NOT NULL THEN {self._packed("samples")} END
                     AS sample
-            FROM {_PRIVATE}.clips_with_row AS clips
-            JOIN {_PRIVATE}.current_links AS links ON clips.row_key = links.base
+            FROM {PRIVATE}.clips_with_row AS clips
+            JOIN {PRIVATE}.current_links AS links ON clips.row_key = links.base
             LEFT JOIN sources ON clips.source_id = sources.source_id
-            LEFT JOIN {_PRIVATE}.mix AS mix ON mix.row_key = links.mix
-            LEFT JOIN {_PRIVATE}.captions AS captions ON captions.row_key = links.caption
-            LEFT JOIN {_PRIVATE}.samples AS samples ON samples.row_key = links.sample
+            LEFT JOIN {PRIVATE}.mix AS mix ON mix.row_key = links.mix
+            LEFT JOIN {PRIVATE}.captions AS captions ON captions.row_key = links.caption
+            LEFT JOIN {PRIVATE}.samples AS samples ON samples.row_key = links.sample
             WHERE clips.source_id NOT IN (
                 SELECT source_id FROM sources_log EXCEPT SELECT source_id FROM sources
             )"""
@@ -357,8 +301,3 @@ def shown_source_columns(names: Iterable[str], clip_columns: Collection[str]) ->
             prefixed = name in _PREFIXED_SOURCE_COLUMNS or name in clip_columns
             shown[name] = SOURCE_PREFIX + name if prefixed else name
     return shown
-
-
-def _escaped_glob(path: str) -> str:
-    """A path that DuckDB takes literally, whatever characters its folders have."""
-    return re.sub(r"([*?\[])", r"[\1]", path)
