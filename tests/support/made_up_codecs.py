@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 
 import torch
 
+from stages.models.torchvision_guard import import_torchvision
 from tests.support.made_up_weights import file_of, filled
 from training.codecs.bigvgan import BigVgan, BigVganSize
 from training.codecs.spectrogram_vae import SpectrogramVae, SpectrogramVaeSize
@@ -18,3 +20,67 @@ def write_mmaudio(folder: Path) -> None:
     torch.save(vae.state_dict(), folder / file_of("mmaudio-vae-16k"))
     vocoder = filled(BigVgan(BigVganSize(width=64)))
     torch.save({"generator": vocoder.state_dict()}, folder / file_of("mmaudio-bigvgan-16k"))
+
+
+def small_wan() -> torch.nn.Module:
+    """Wan 2.2's VAE with few channels, as diffusers builds it."""
+    import_torchvision()
+    from diffusers import AutoencoderKLWan
+
+    return filled(
+        AutoencoderKLWan(
+            base_dim=4,
+            decoder_base_dim=8,
+            z_dim=48,
+            is_residual=True,
+            in_channels=12,
+            out_channels=12,
+            patch_size=2,
+            scale_factor_spatial=16,
+        )
+    )
+
+
+def original_wan_names(weights: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """The weights by the names of `Wan2.2_VAE.pth` (Wan2.2's `wan/modules/vae2_2.py`)."""
+    original = {}
+    for name, tensor in weights.items():
+        tower, _, rest = name.partition(".")
+        parts = rest.split(".")
+        if tower in ("quant_conv", "post_quant_conv"):
+            original[("conv1." if tower == "quant_conv" else "conv2.") + rest] = tensor
+            continue
+        match parts:
+            case ["conv_in", last]:
+                own = f"conv1.{last}"
+            case ["norm_out", last]:
+                own = f"head.0.{last}"
+            case ["conv_out", last]:
+                own = f"head.2.{last}"
+            case ["mid_block", "attentions", "0", *tail]:
+                own = ".".join(["middle", "1", *tail])
+            case ["mid_block", "resnets", index, layer, last]:
+                own = f"middle.{2 * int(index)}.residual.{_PLACES[layer]}.{last}"
+            case [blocks, index, "resnets", unit, "conv_shortcut", last]:
+                group = blocks.replace("_blocks", "samples")
+                own = f"{group}.{index}.{group}.{unit}.shortcut.{last}"
+            case [blocks, index, "resnets", unit, layer, last]:
+                group = blocks.replace("_blocks", "samples")
+                own = f"{group}.{index}.{group}.{unit}.residual.{_PLACES[layer]}.{last}"
+            case [blocks, index, "downsampler" | "upsampler", *tail]:
+                group = blocks.replace("_blocks", "samples")
+                # The resampling follows two residual blocks on the way down, three on the way up.
+                unit = "2" if blocks == "down_blocks" else "3"
+                own = ".".join([group, index, group, unit, *tail])
+        original[f"{tower}.{own}"] = tensor
+    return original
+
+
+_PLACES = {"norm1": 0, "conv1": 2, "norm2": 3, "conv2": 6}
+
+
+def write_wan(folder: Path) -> None:
+    """Wan 2.2's VAE, with few channels, in the original's layout."""
+    folder.mkdir(parents=True, exist_ok=True)
+    weights = original_wan_names(small_wan().state_dict())
+    torch.save(weights, folder / file_of("wan-2.2-vae"))

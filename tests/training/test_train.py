@@ -362,7 +362,7 @@ def test_a_bad_recipe_is_refused_by_name(curated: Path, recipe_file: Path, tmp_p
         "model.patch=[2, 2, 2]": "model.patch",
         # A single frame lasts less than any sound that could go with it.
         "video.frames=1": "[no_usable_samples]",
-        "video.codec={kind: wan-2.2}": "[part_unavailable]",
+        "video.codec={kind: wan-2.2}": "[missing_weights]",
     }
     for setting, words in cases.items():
         finished = train(recipe_file, curated, tmp_path / "run", settings=(setting,))

@@ -7,6 +7,7 @@ are worked out of it alone.
 from __future__ import annotations
 
 import abc
+from pathlib import Path
 from typing import ClassVar
 
 from torch import Tensor, nn
@@ -61,6 +62,11 @@ class CodecSettings(Settings, abc.ABC):
     kind: str
     version: ClassVar[int] = 1
     weights: ClassVar[tuple[str, ...]] = ()
+
+    @property
+    def own_weights(self) -> tuple[Path, ...]:
+        """Files that it loads in the place of those sets."""
+        return ()
 
 
 class VideoCodecSettings(CodecSettings):
@@ -128,6 +134,21 @@ class AudioCodecSettings(CodecSettings):
         Raises:
             UsageError: `missing_package`, `missing_weights` or `bad_weights`.
         """
+
+
+def missing_package(package: str, *, needed_by: str) -> UsageError:
+    """The error for a codec or encoder whose package is not installed.
+
+    Args:
+        package: as pip knows it.
+        needed_by: the recipe's key and what it says there.
+    """
+    return UsageError(
+        "missing_package",
+        f"It needs {package}, which is not installed.",
+        subject=needed_by,
+        remedy="pip install 'twinreel[train]'",
+    )
 
 
 def part_unavailable(part: str, kind: str) -> UsageError:
