@@ -12,6 +12,7 @@ import json
 import shutil
 import threading
 import warnings
+from collections.abc import Mapping
 from concurrent.futures import Future
 from pathlib import Path
 from types import TracebackType
@@ -19,8 +20,10 @@ from typing import Any
 
 import torch
 import torch.distributed as dist
+from torch import Tensor
 from torch.distributed.checkpoint import state_dict_loader, state_dict_saver
 from torch.distributed.checkpoint.api import CheckpointException
+from torch.distributed.checkpoint.filesystem import FileSystemReader
 from torch.distributed.checkpoint.state_dict import (
     StateDictOptions,
     get_optimizer_state_dict,
@@ -180,23 +183,32 @@ class Checkpoints:
     def load(
         self, checkpoint: Path, generator: Generator, optimizer: torch.optim.Optimizer
     ) -> None:
-        """Bring the state back, however many ranks saved it.
+        """Bring the state back, however many ranks saved it. Rates are left as they are.
 
         Raises:
             StorageError: `checkpoint_unreadable`.
+            UsageError: `other_model`.
         """
-        state = {"generator": generator.state_dict(), "optimizer": _state_of(generator, optimizer)}
+        weights, now = generator.state_dict(), _state_of(generator, optimizer)
+        stored = _stored_shapes(checkpoint)
+        _check_fits(checkpoint, weights, stored)
+        # A parameter that never had a gradient has no state to bring back, and begins with zeros.
+        moments = {
+            name: value
+            for name, value in now.items()
+            if name.startswith("state.") and f"optimizer.{name}" in stored
+        }
+        state = {"generator": weights, "optimizer": moments}
         try:
             state_dict_loader.load(state, checkpoint_id=checkpoint, process_group=self._group)
         except (Exception, CheckpointException) as error:
             raise _unreadable(checkpoint, error) from error
-        generator.load_state_dict(state["generator"])
-        set_optimizer_state_dict(
-            generator,
-            optimizer,
-            state["optimizer"],
-            options=StateDictOptions(flatten_optimizer_state_dict=True),
-        )
+        generator.load_state_dict(weights)
+        for name, value in now.items():
+            if name.startswith("state."):
+                now[name] = moments[name] if name in moments else torch.zeros_like(value)
+        options = StateDictOptions(flatten_optimizer_state_dict=True)
+        set_optimizer_state_dict(generator, optimizer, now, options=options)
 
     def _publish(
         self, done: Future[Any], ended: threading.Event, partial: Path, final: Path
@@ -217,8 +229,10 @@ def load_weights(checkpoint: Path, generator: Generator) -> None:
 
     Raises:
         StorageError: `checkpoint_unreadable`.
+        UsageError: `other_model`.
     """
     state = {"generator": generator.state_dict()}
+    _check_fits(checkpoint, state["generator"], _stored_shapes(checkpoint))
     try:
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", message="torch.distributed is disabled")
@@ -231,6 +245,40 @@ def load_weights(checkpoint: Path, generator: Generator) -> None:
 def _state_of(generator: Generator, optimizer: torch.optim.Optimizer) -> dict[str, Any]:
     options = StateDictOptions(flatten_optimizer_state_dict=True)
     return get_optimizer_state_dict(generator, optimizer, options=options)
+
+
+def _stored_shapes(checkpoint: Path) -> dict[str, tuple[int, ...]]:
+    """The shape of each tensor in a checkpoint, by its name there."""
+    try:
+        stored = FileSystemReader(checkpoint).read_metadata().state_dict_metadata
+    except (Exception, CheckpointException) as error:
+        raise _unreadable(checkpoint, error) from error
+    return {name: tuple(getattr(tensor, "size", ())) for name, tensor in stored.items()}
+
+
+def _check_fits(
+    checkpoint: Path, weights: Mapping[str, Tensor], stored: Mapping[str, tuple[int, ...]]
+) -> None:
+    """See that a checkpoint is of this model, before any of it is taken over."""
+    wanted = {f"generator.{name}": tuple(value.shape) for name, value in weights.items()}
+    found = {name: shape for name, shape in stored.items() if name.startswith("generator.")}
+    differing = sorted(
+        name for name in wanted.keys() | found.keys() if wanted.get(name) != found.get(name)
+    )
+    if differing:
+        first = differing[0]
+        raise UsageError(
+            "other_model",
+            f"The checkpoint is of another model than the recipe's: {len(differing)} tensors"
+            f" differ, such as {first.removeprefix('generator.')}, which is"
+            f" {_shape_text(found.get(first))} there and {_shape_text(wanted.get(first))} here.",
+            subject=str(checkpoint),
+            remedy="Give the recipe that the run was begun with, or start a new run.",
+        )
+
+
+def _shape_text(shape: tuple[int, ...] | None) -> str:
+    return "missing" if shape is None else f"[{', '.join(map(str, shape))}]"
 
 
 def _failed(final: Path, error: BaseException) -> StorageError:
@@ -248,7 +296,8 @@ def _unreadable(checkpoint: Path, error: BaseException) -> StorageError:
         "checkpoint_unreadable",
         f"The checkpoint cannot be read ({_root_cause(error)}).",
         subject=str(checkpoint),
-        remedy="Remove it to go on from the one before.",
+        remedy="See whether its files are whole and may be read. Moved away, it is not missed: the"
+        " run goes on from the one before.",
     )
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import functools
 import os
 import warnings
 from collections.abc import Iterator, Mapping
@@ -12,10 +13,10 @@ from typing import Literal
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
-from torch.distributed.algorithms._checkpoint.checkpoint_wrapper import checkpoint_wrapper
 from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
 from torch.distributed.fsdp import FSDPModule, MixedPrecisionPolicy, fully_shard
 from torch.distributed.tensor import DTensor
+from torch.utils.checkpoint import checkpoint
 
 from training.models.generator import Generator
 
@@ -117,8 +118,8 @@ def shard(
     for name in generator.units:
         unit = generator.get_submodule(name)
         if recompute:
-            unit = checkpoint_wrapper(unit)
-            generator.set_submodule(name, unit)
+            # In place: a wrapper of its own would give the parameters other names.
+            unit.forward = functools.partial(checkpoint, unit.forward, use_reentrant=False)
         fully_shard(unit, mesh=context.mesh, mp_policy=policy)
     fully_shard(generator, mesh=context.mesh)
     return generator

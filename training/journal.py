@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import json
 import logging
+import math
+import time
+from collections.abc import Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -12,10 +15,13 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from manifests.errors import StorageError, UsageError
+from training.skipped import SkippedStep
 
 logger = logging.getLogger(__name__)
 
 LOG_FILE = "log.jsonl"
+SAY_EVERY_S = 15.0
+"""Between two lines of progress in a log file."""
 
 
 class Journal:
@@ -54,6 +60,7 @@ class Journal:
         )
         self._bar = self._progress.add_task("train", total=steps, completed=start, text="")
         self._plain = not console.is_terminal
+        self._steps, self._said_s = steps, -math.inf
 
     def __enter__(self) -> Journal:
         if self._first:
@@ -73,16 +80,28 @@ class Journal:
                 self._board.close()
 
     def step(self, values: dict[str, Any]) -> None:
-        """Note a step; `values` has its number under `step`."""
-        self._write("step", values)
-        if self._first:
-            self._progress.update(self._bar, completed=values["step"], text=_line(values))
+        """Note a step; `values` has its number under `step`.
 
-    def say(self, values: dict[str, Any]) -> None:
-        """Note a step that is also logged where there is no terminal for a progress line."""
-        self.step(values)
-        if self._first and self._plain:
-            logger.info("step %d: %s", values["step"], _line(values))
+        Where there is no terminal for a progress line, the first and the last step are logged, and
+        between them one now and then.
+        """
+        self._write("step", values)
+        if not self._first:
+            return
+        step, now_s = values["step"], time.monotonic()
+        self._progress.update(self._bar, completed=step, text=_line(values))
+        if self._plain and (step == self._steps or now_s - self._said_s >= SAY_EVERY_S):
+            logger.info("step %d of %d: %s", step, self._steps, _line(values))
+            self._said_s = now_s
+
+    def skipped(self, steps: Sequence[SkippedStep]) -> None:
+        """Note steps that were not taken, and their samples."""
+        for skipped in steps:
+            batch = skipped.batch
+            names = [sample.sample_id for sample in batch.samples]
+            self._write("skipped", {"step": skipped.step, "task": batch.task, "sample_ids": names})
+            if self._first:
+                logger.warning("skipped, as its gradient is not finite: %s", skipped.text())
 
     def evaluation(self, values: dict[str, Any]) -> None:
         """Note the loss on held-out sources."""

@@ -45,7 +45,7 @@ def open_run(
     resume: bool,
     accept_changes: bool,
 ) -> Start:
-    """Begin a run, or go on with one whose recipe, code and data are as they were.
+    """Where a run begins or goes on: one that goes on has its recipe, code and data as they were.
 
     Args:
         run: its folder.
@@ -59,7 +59,7 @@ def open_run(
     Raises:
         UsageError: `run_exists`, `recipe_changed`, `code_changed`, `dataset_changed` or
             `empty_selection`.
-        StorageError: `shard_missing`, `shard_truncated` or `run_not_writable`.
+        StorageError: `shard_missing` or `shard_truncated`.
     """
     begun = (run / _RECIPE).exists()
     if begun and not resume:
@@ -80,9 +80,17 @@ def open_run(
         same_data = record.dataset == snapshot.fingerprint()
         position = record.position if same_data else Position(record.position.epoch + 1)
         start = Start(snapshot, checkpoint, record.step, position)
+    return start
+
+
+def write_start(run: Path, recipe: Recipe, snapshot: Snapshot) -> None:
+    """Note what a run is trained with from now on: its weights are those of this recipe.
+
+    Raises:
+        StorageError: `run_not_writable`.
+    """
     _write(run, _RECIPE, recipe.to_yaml())
     _write(run, _DATASET, snapshot.to_json())
-    return start
 
 
 def read_recipe(run: Path) -> Recipe:

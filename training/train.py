@@ -32,10 +32,11 @@ from training.metrics.throughput import ThroughputMeter
 from training.models.generator import Generator, build_generator
 from training.objective.loss import errors, generated_elements, weighted_loss
 from training.objective.noise import draw
-from training.objective.optimizer import build_optimizer, learning_rate
+from training.objective.optimizer import build_optimizer, learning_rate, step_if_finite
 from training.objective.tasks import TASKS
 from training.recipe import LossSettings, Recipe
-from training.run import Start, open_run
+from training.run import Start, open_run, write_start
+from training.skipped import SkippedSteps
 
 
 @dataclasses.dataclass(frozen=True)
@@ -62,9 +63,10 @@ def train(run: TrainingRun) -> None:
 
     Raises:
         UsageError: `run_exists`, `recipe_changed`, `code_changed`, `dataset_changed`,
-            `empty_selection`, `no_usable_samples` or `part_unavailable`.
+            `other_model`, `empty_selection`, `no_usable_samples` or `part_unavailable`.
         StorageError: `shard_missing`, `sample_corrupt`, `checkpoint_failed` and their like.
         MediaError: `sample_unreadable`.
+        TwinreelError: `gradient_not_finite` or `loss_not_finite`.
     """
     with distributed_context() as context:
         _train(run, context)
@@ -89,6 +91,8 @@ def _train(run: TrainingRun, context: DistributedContext) -> None:
     )
     if start.checkpoint is not None:
         checkpoints.load(start.checkpoint, generator, optimizer)
+    if context.is_first:
+        write_start(run.folder, recipe, start.snapshot)
 
     # The samples, epoch after epoch, from where the run stands.
     snapshot = start.snapshot
@@ -105,6 +109,7 @@ def _train(run: TrainingRun, context: DistributedContext) -> None:
     epoch_of = functools.lru_cache(2)(functools.partial(plan_epoch, snapshot, recipe, geometry))
     batches = loader.batches(endless(epoch_of, start.position))
 
+    skipped = SkippedSteps(run.folder)
     journal = Journal(
         run.folder,
         steps=recipe.steps,
@@ -113,11 +118,9 @@ def _train(run: TrainingRun, context: DistributedContext) -> None:
         tensorboard=recipe.log.tensorboard,
     )
 
-    held_out = HeldOutLoss.of(recipe)
-
     def evaluate(step: int) -> None:
         """Measure the model on held-out sources, and note it."""
-        losses = held_out.measure(generator, snapshot.held_out, reader, context)
+        losses = HeldOutLoss.of(recipe).measure(generator, snapshot.held_out, reader, context)
         if losses:
             journal.evaluation({"step": step, **losses})
 
@@ -125,30 +128,34 @@ def _train(run: TrainingRun, context: DistributedContext) -> None:
         journal.note(_summary(start, epoch_of(start.position.epoch), generator, context))
         if start.step == 0:
             evaluate(0)
-        meter = ThroughputMeter()
+        meter, owed = ThroughputMeter(), False
         for step in range(start.step, recipe.steps):
             batch = meter.next(batches)
-            rate = learning_rate(recipe.optimizer, step, steps=recipe.steps)
             parts, norm = train_step(generator, optimizer, batch, step, recipe, context)
             meter.count(batch.whole, geometry)
 
             done = step + 1
-            saving = done % recipe.checkpoint.every == 0 or done == recipe.steps
+            skipped.note(done, batch.whole, norm)
+            saving = owed or done % recipe.checkpoint.every == 0 or done == recipe.steps
             logging = done % recipe.log.every == 0 or done == recipe.steps
-            if logging or saving:
+            if logging or saving or skipped.full:
                 # Only here does the processor wait for the accelerator.
+                journal.skipped(skipped.read())
+                skipped.check(ends=done == recipe.steps)
+            if (logging or saving) and not skipped.newest:
                 losses = total_losses(parts, recipe.loss, context)
                 check_finite(losses, done, run.folder)
                 if logging:
-                    note = journal.say if done % (10 * recipe.log.every) == 0 else journal.step
-                    note(
+                    journal.step(
                         {
                             "step": done,
                             "epoch": batch.after.epoch,
                             "task": batch.whole.task,
                             **losses,
                             "gradient_norm": float(norm),
-                            "learning_rate": rate,
+                            "learning_rate": learning_rate(
+                                recipe.optimizer, step, steps=recipe.steps
+                            ),
                             **meter.read(),
                             **(_sample_ids(batch.whole) if recipe.log.sample_ids else {}),
                         }
@@ -156,7 +163,8 @@ def _train(run: TrainingRun, context: DistributedContext) -> None:
             if done % recipe.evaluation.every == 0 or done == recipe.steps:
                 evaluate(done)
                 meter.skip()
-            if saving:
+            owed = saving and skipped.newest
+            if saving and not owed:
                 record = Record(
                     done, batch.after, recipe.fingerprint(), code, snapshot.fingerprint()
                 )
@@ -165,13 +173,16 @@ def _train(run: TrainingRun, context: DistributedContext) -> None:
 
 def train_step(
     generator: Generator,
-    optimizer: torch.optim.Optimizer,
+    optimizer: torch.optim.AdamW,
     batch: RankBatch,
     step: int,
     recipe: Recipe,
     context: DistributedContext,
 ) -> tuple[dict[str, Tensor], Tensor]:
-    """One step of the optimiser; this rank's part of each loss, and the gradients' norm."""
+    """One step of the optimiser; this rank's part of each loss, and the gradients' norm.
+
+    Where the norm, which is that of all ranks, is not finite, the step is not taken.
+    """
     elements = generated_elements(batch.whole, geometry_of(recipe))
     task = TASKS[batch.whole.task]
     totals: dict[str, Tensor] = {}
@@ -194,7 +205,7 @@ def train_step(
     rate = learning_rate(recipe.optimizer, step, steps=recipe.steps)
     for group in optimizer.param_groups:
         group["lr"] = group["factor"] * rate
-    optimizer.step()
+    step_if_finite(optimizer, norm)
     optimizer.zero_grad()
     return totals, norm
 

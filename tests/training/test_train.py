@@ -14,9 +14,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
+from torch import Tensor
 
 from tests.support.command_line import Finished, start_process, twinreel, twinreel_process
 from tests.support.moto_bucket import moto_bucket, upload_folder
+from training.checkpoint import latest_checkpoint, load_weights
+from training.models.generator import build_generator
+from training.run import read_recipe
 
 
 def train(
@@ -401,6 +406,22 @@ def test_recomputed_activations_change_no_number(
         assert line["gradient_norm"] == pytest.approx(same["gradient_norm"], rel=1e-5)
 
 
+def test_rates_follow_names_also_where_activations_are_recomputed(
+    curated: Path, recipe_file: Path, tmp_path: Path
+) -> None:
+    rates = "optimizer.rates={'*.self_attn.q.*': 0.0}"
+    run = tmp_path / "run"
+    settings = ("steps=2", "checkpoint.every=1", "checkpoint.keep=2", "recompute=true", rates)
+    finished = train(recipe_file, curated, run, settings=settings)
+    assert finished.code == 0, finished.err
+    after = dict(weights(run))
+    shutil.rmtree(run / "checkpoints" / "step-00000002")
+    moved = {name for name, value in weights(run) if not torch.equal(value, after[name])}
+    blocks = {name for name in moved if ".blocks." in name}
+    assert any(".self_attn.k." in name for name in blocks)
+    assert not any(".self_attn.q." in name for name in blocks)
+
+
 def test_half_precision_is_near(
     undisturbed: Path, curated: Path, recipe_file: Path, tmp_path: Path
 ) -> None:
@@ -424,3 +445,68 @@ def test_without_torch_the_install_is_named(
     finished = train(recipe_file, curated, tmp_path / "run")
     assert "[training_not_installed]" in finished.message
     assert "pip install 'twinreel[train]'" in finished.message
+
+
+def test_a_run_on_sound_alone_goes_on_to_the_bit(
+    curated: Path, recipe_file: Path, tmp_path: Path
+) -> None:
+    """The video tower never has a gradient, and so no state of the optimiser."""
+    settings = ("tasks={t2a: 1, t2av: 0, i2av: 0, a2v: 0, v2a: 0}",)
+    undisturbed, stopped = tmp_path / "undisturbed", tmp_path / "stopped"
+    finished = train(recipe_file, curated, undisturbed, settings=settings)
+    assert finished.code == 0, finished.err
+    assert train(recipe_file, curated, stopped, settings=(*settings, "steps=3")).code == 0
+    resumed = train(recipe_file, curated, stopped, "--resume", settings=settings)
+    assert resumed.code == 0, resumed.err
+    assert list(map(same_part, lines(stopped))) == list(map(same_part, lines(undisturbed)))
+    assert lines(stopped)[-1]["step"] == 6
+
+    # What had no state begins with none: the run may go on with both modalities.
+    both = ("tasks={t2a: 0, t2av: 1, i2av: 0, a2v: 0, v2a: 0}", "steps=8")
+    finished = train(recipe_file, curated, stopped, "--resume", "--accept-changes", settings=both)
+    assert finished.code == 0, finished.err
+    assert lines(stopped)[-1]["video"] > 0
+
+
+def test_a_checkpoint_of_another_model_is_no_damage(
+    undisturbed: Path, curated: Path, recipe_file: Path, tmp_path: Path
+) -> None:
+    run = Path(shutil.copytree(undisturbed, tmp_path / "run"))
+    for setting, words in (
+        ("model.layers=1", "blocks.1."),
+        ("model.layers=3", "blocks.2."),
+        ("model.ffn_dim=32", "[64] there and [32] here"),
+    ):
+        finished = train(
+            recipe_file, curated, run, "--resume", "--accept-changes",
+            settings=("steps=21", setting),
+        )  # fmt: skip
+        assert "[other_model]" in only_message(finished)
+        assert words in finished.err
+    # The run is as it was, and generates.
+    made = twinreel("generate", run, "--prompt", "words", "--out", tmp_path / "clip.mp4")
+    assert made.code == 0, made.err
+
+
+def test_accepted_rates_are_those_of_the_new_recipe(
+    undisturbed: Path, curated: Path, recipe_file: Path, tmp_path: Path
+) -> None:
+    run = Path(shutil.copytree(undisturbed, tmp_path / "run"))
+    before = dict(weights(run))
+    finished = train(
+        recipe_file, curated, run, "--resume", "--accept-changes",
+        settings=("steps=21", "optimizer.rates={'*.video_model.*': 0.0}"),
+    )  # fmt: skip
+    assert finished.code == 0, finished.err
+    moved = {name for name, value in weights(run) if not torch.equal(value, before[name])}
+    assert moved
+    assert not any("video_model" in name for name in moved)
+
+
+def weights(run: Path) -> list[tuple[str, Tensor]]:
+    """Names and values of the newest checkpoint's weights."""
+    checkpoint = latest_checkpoint(run)
+    assert checkpoint is not None
+    generator = build_generator(read_recipe(run))
+    load_weights(checkpoint, generator)
+    return [(name, value.detach().clone()) for name, value in generator.named_parameters()]

@@ -7,7 +7,7 @@ import math
 from collections.abc import Mapping
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from training.recipe import OptimizerSettings
 
@@ -27,6 +27,20 @@ def build_optimizer(generator: nn.Module, settings: OptimizerSettings) -> torch.
         # One kernel instead of a dozen operations for each sharded parameter.
         fused=True,
     )
+
+
+def step_if_finite(optimizer: torch.optim.AdamW, norm: Tensor) -> None:
+    """Step where the gradients' norm is finite, else leave weights, moments and counts as they are.
+
+    Decided on the device: the processor does not wait to learn which of the two it was.
+
+    Args:
+        optimizer: from `build_optimizer`.
+        norm: a scalar, equal on all ranks.
+    """
+    # What torch's own GradScaler tells a fused optimiser: where it is 1 the kernel changes nothing.
+    optimizer.found_inf = (~norm.isfinite()).float()  # type: ignore[attr-defined]
+    optimizer.step()
 
 
 def learning_rate(settings: OptimizerSettings, step: int, *, steps: int) -> float:

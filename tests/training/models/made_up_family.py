@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Collection, Iterator
+from typing import Any
 
 import torch
 from pydantic import Field
@@ -87,6 +89,32 @@ def linear() -> ModelFamily[LinearSettings]:
         activation_bytes=activation_bytes,
         timestep_scale=1.0,
     )
+
+
+class TrippingModel(LinearModel):
+    """One whose velocities are not finite at high noise levels."""
+
+    def forward(
+        self,
+        video: Tensor | None,
+        audio: Tensor | None,
+        timestep: Tensor,
+        text: Tensor,
+        **more: Any,
+    ) -> tuple[Tensor | None, Tensor | None]:
+        video, audio = super().forward(video, audio, timestep, text, **more)
+        factor = torch.ones_like(timestep).masked_fill(timestep > TRIPS_ABOVE, torch.inf)
+        if video is not None:
+            video = video * factor[:, None, None, None, None]
+        return video, audio
+
+
+TRIPS_ABOVE = 0.85
+
+
+def tripping() -> ModelFamily[LinearSettings]:
+    """A family whose steps cannot all be taken."""
+    return dataclasses.replace(linear(), build=TrippingModel)
 
 
 def no_family() -> torch.device:
