@@ -25,6 +25,7 @@ from training.codecs.log_mel import LogMelSettings
 from training.codecs.mmaudio import MmAudioSettings
 from training.codecs.pixels import PixelPatchesSettings
 from training.codecs.wan import WanSettings
+from training.generate.solver import SolverName
 from training.models.family import ModelSettings
 from training.models.registry import find_family
 from training.objective.tasks import TaskName
@@ -120,6 +121,9 @@ class LogSettings(Settings):
 class SamplingSettings(Settings):
     """How clips are generated (Ovi's released sampler)."""
 
+    solver: SolverName = Field(
+        "unipc", description="the released one, or Adams-Bashforth of second order"
+    )
     steps: int = Field(50, ge=1)
     shift: float = Field(5.0, gt=0)
     video_guidance: float = Field(4.0, ge=0)

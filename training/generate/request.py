@@ -22,6 +22,7 @@ class Request:
         aspect: columns and rows in any unit; None for that of the image or the video, else the
             run's most common shape.
         seed: of the noise.
+        negative: what is not wanted, seen or heard; None for the recipe's negative prompts.
     """
 
     prompt: str
@@ -31,6 +32,7 @@ class Request:
     task: TaskName | None = None
     aspect: tuple[int, int] | None = None
     seed: int = 0
+    negative: str | None = None
 
 
 _NEEDS: dict[TaskName, frozenset[str]] = {

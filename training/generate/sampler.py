@@ -16,12 +16,14 @@ from training.data.geometry import geometry_of
 from training.data.order import Shape
 from training.generate.clip import Clip
 from training.generate.given import displayed_size, read_audio, read_image, read_video
+from training.generate.guidance import guided
 from training.generate.request import Request, task_of
+from training.generate.solver import SOLVERS, Latents
 from training.models.generator import Generator, build_generator
-from training.objective.flow import integrate, sigma_grid
+from training.objective.flow import sigma_grid
 from training.objective.keys import generator as keyed
 from training.objective.loss import given_latents, given_tokens
-from training.objective.tasks import MODALITIES, TASKS, Task
+from training.objective.tasks import MODALITIES, TASKS, Modality, Task
 from training.recipe import SamplingSettings
 from training.run import read_dataset, read_recipe
 
@@ -120,12 +122,14 @@ class Sampler:
         on_step: Callable[[int], None] | None,
     ) -> list[Tensor]:
         """Integrate from noise; given latents stay as they are."""
+        sides: list[Modality] = []
         clean, masks, noises = [], [], []
         given: dict[str, Tensor | None] = {}
         parts = (task.video, video), (task.audio, audio)
         for side, (part, data) in zip(MODALITIES, parts, strict=True):
             if part is None or data is None:
                 continue
+            sides.append(side)
             clean.append(data)
             masks.append(given_latents(part, data, side))
             noise = torch.randn(data.shape, generator=keyed("sample", side, request.seed))
@@ -136,47 +140,29 @@ class Sampler:
             for mask, data, noise in zip(masks, clean, noises, strict=True)
         )
 
-        def velocity_of(latents: tuple[Tensor, ...], sigma: float) -> tuple[Tensor, ...]:
-            velocities = self._guided(latents, sigma, request.prompt, task, given)
+        settings = self.sampling
+        if request.negative is not None:
+            negatives = {"video_negative": request.negative, "audio_negative": request.negative}
+            settings = settings.model_copy(update=negatives)
+        guided_velocity = guided(self.generator, settings, request.prompt, tuple(sides), given)
+
+        def velocity_of(latents: Latents, sigma: float) -> Latents:
+            """Nothing moves what is given."""
             return tuple(
                 velocity.masked_fill(mask, 0.0)
-                for velocity, mask in zip(velocities, masks, strict=True)
+                for velocity, mask in zip(guided_velocity(latents, sigma), masks, strict=True)
             )
 
-        sigmas = sigma_grid(self.sampling.steps, self.sampling.shift)
-        return list(integrate(start, velocity_of, sigmas, on_step))
-
-    def _guided(
-        self,
-        latents: tuple[Tensor, ...],
-        sigma: float,
-        prompt: str,
-        task: Task,
-        given: dict[str, Tensor | None],
-    ) -> list[Tensor]:
-        """Velocities with classifier-free guidance, each modality with its own strength."""
-        rest = list(latents)
-        video = rest.pop(0) if task.video is not None else None
-        audio = rest.pop(0) if task.audio is not None else None
-        level = torch.full((1,), sigma, device=self.device)
-        settings = self.sampling
-        wanted = self.generator(video, audio, level, [prompt], **given)
-        strengths = (settings.video_guidance, settings.audio_guidance)
-        if strengths == (1.0, 1.0):
-            return [velocity for velocity in wanted if velocity is not None]
-        unwanted = self.generator(
-            video,
-            audio,
-            level,
-            [settings.video_negative],
-            audio_prompts=[settings.audio_negative],
-            skip_blocks=() if settings.skip_block is None else (settings.skip_block,),
-            **given,
+        found = SOLVERS[settings.solver](
+            start,
+            velocity_of,
+            sigma_grid(settings.steps, settings.shift),
+            None if on_step is None else lambda done, _: on_step(done),
         )
+        # As given, whatever the solver's sums round to.
         return [
-            against + strength * (velocity - against)
-            for velocity, against, strength in zip(wanted, unwanted, strengths, strict=True)
-            if velocity is not None
+            torch.where(mask, data, latent)
+            for mask, data, latent in zip(masks, clean, found, strict=True)
         ]
 
     def _frames(self, latent: Tensor) -> np.ndarray:

@@ -49,10 +49,10 @@ class Generator(nn.Module):
         video: Tensor | None,
         audio: Tensor | None,
         sigma: Tensor,
-        prompts: Sequence[str],
+        prompts: Sequence[str] | Tensor,
         *,
         audio_sigma: Tensor | None = None,
-        audio_prompts: Sequence[str] | None = None,
+        audio_prompts: Sequence[str] | Tensor | None = None,
         **conditions: Any,  # noqa: ANN401 - those of the model
     ) -> tuple[Tensor | None, Tensor | None]:
         """Velocities of both latents, as `JointModel.forward` with prompts for text.
@@ -61,7 +61,7 @@ class Generator(nn.Module):
             video: noisy latent [B, C, F, H, W] or None.
             audio: noisy latent [B, L, C] or None.
             sigma: noise levels [B] in 0..1.
-            prompts: one a sample.
+            prompts: one a sample, or what the text encoder made of them.
             audio_sigma: the audio's own, where they differ.
             audio_prompts: the audio's own, where they differ.
             conditions: further arguments of `JointModel.forward`.
@@ -69,11 +69,14 @@ class Generator(nn.Module):
         if audio_sigma is not None:
             conditions["audio_timestep"] = self.timestep_scale * audio_sigma
         if audio_prompts is not None:
-            conditions["audio_text"] = self.text_encoder(audio_prompts)
+            conditions["audio_text"] = self._encoded(audio_prompts)
         velocities: tuple[Tensor | None, Tensor | None] = self.model(
-            video, audio, self.timestep_scale * sigma, self.text_encoder(prompts), **conditions
+            video, audio, self.timestep_scale * sigma, self._encoded(prompts), **conditions
         )
         return velocities
+
+    def _encoded(self, prompts: Sequence[str] | Tensor) -> Tensor:
+        return prompts if isinstance(prompts, Tensor) else self.text_encoder(prompts)
 
 
 def build_generator(recipe: Recipe) -> Generator:

@@ -6,9 +6,6 @@ model predicts the velocity noise - data. Ovi's equation 3 is its mirror image, 
 
 from __future__ import annotations
 
-import itertools
-import math
-from collections.abc import Callable
 from typing import Literal
 
 import torch
@@ -59,41 +56,3 @@ def sigma_grid(steps: int, shift: float) -> Tensor:
     """
     levels = torch.linspace(FIRST_SIGMA, 0.0, steps + 1, dtype=torch.float64)[:-1]
     return torch.cat((shift_sigma(levels, shift), torch.zeros(1, dtype=torch.float64))).float()
-
-
-Velocity = Callable[[tuple[Tensor, ...], float], tuple[Tensor, ...]]
-"""Velocities of several latents at once, given the latents and the noise level they share."""
-
-
-def integrate(
-    latents: tuple[Tensor, ...],
-    velocity_of: Velocity,
-    sigmas: Tensor,
-    on_step: Callable[[int], None] | None = None,
-) -> tuple[Tensor, ...]:
-    """Carry latents along their velocities from noise to data.
-
-    Second-order Adams-Bashforth in sigma (the first step is Euler's): one evaluation a step, and
-    exact where velocities change linearly.
-
-    Args:
-        latents: noise, one tensor a modality.
-        velocity_of: the model, with guidance.
-        sigmas: from `sigma_grid`.
-        on_step: told how many steps are done.
-    """
-    before: tuple[Tensor, ...] | None = None
-    before_size = math.nan
-    for step, (sigma, following) in enumerate(itertools.pairwise(sigmas)):
-        size = float(following - sigma)
-        now = velocity_of(latents, float(sigma))
-        if before is None:
-            slopes = now
-        else:
-            ratio = size / before_size / 2
-            slopes = tuple(v + ratio * (v - u) for v, u in zip(now, before, strict=True))
-        latents = tuple(x + size * slope for x, slope in zip(latents, slopes, strict=True))
-        before, before_size = now, size
-        if on_step is not None:
-            on_step(step + 1)
-    return latents

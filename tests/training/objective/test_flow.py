@@ -8,12 +8,10 @@ import pytest
 import torch
 from safetensors import safe_open
 from safetensors.torch import load_file
-from torch import Tensor
 
 from tests.conftest import SHARED
 from training.objective.flow import (
     draw_sigma,
-    integrate,
     interpolate,
     shift_sigma,
     sigma_grid,
@@ -42,33 +40,6 @@ def test_the_grid_is_that_of_the_released_sampler(case: str) -> None:
         settings = json.loads(file.metadata()[case])
     grid = sigma_grid(settings["steps"], settings["shift"])
     torch.testing.assert_close(grid, load_file(path)[f"{case}.sigmas"], atol=1e-6, rtol=0)
-
-
-def test_a_perfect_model_leads_back_to_the_data() -> None:
-    data, noise = torch.randn(1, 5), torch.randn(1, 5)
-
-    def towards(latents: tuple[Tensor, ...], sigma: float) -> tuple[Tensor, ...]:
-        return ((latents[0] - data) / sigma,)
-
-    steps: list[int] = []
-    start = interpolate(data, noise, sigma_grid(10, 3.0)[:1])
-    (found,) = integrate((start,), towards, sigma_grid(10, 3.0), steps.append)
-    torch.testing.assert_close(found, data, atol=1e-5, rtol=0)
-    assert steps == list(range(1, 11))
-
-
-def test_two_orders_beat_one() -> None:
-    """On a velocity that bends, halving the step quarters the error."""
-
-    def bent(latents: tuple[Tensor, ...], sigma: float) -> tuple[Tensor, ...]:
-        return (latents[0] * sigma,)
-
-    def error(steps: int) -> float:
-        sigmas = torch.linspace(1.0, 0.0, steps + 1)
-        (found,) = integrate((torch.ones(1, dtype=torch.float64),), bent, sigmas)
-        return abs(float(found) - float(torch.tensor(-0.5).exp()))
-
-    assert error(20) / error(40) == pytest.approx(4.0, rel=0.25)
 
 
 def test_levels_are_drawn_as_told() -> None:
