@@ -31,6 +31,7 @@ from manifests.store.sql import quote_text
 from manifests.store.storage import open_storage
 from training.checkpoint import latest_checkpoint, load_weights
 from training.codecs.log_mel import log_mel, mel_filters
+from training.data.encoders import Encoders
 from training.data.geometry import geometry_of
 from training.data.loader import SampleReader
 from training.data.media import read_frames, read_waveform
@@ -131,8 +132,8 @@ def conditions(run: Path) -> list[dict[str, Any]]:
     assert checkpoint is not None
     generator = build_generator(recipe)
     load_weights(checkpoint, generator)
-    codecs = recipe.video.codec.build(), recipe.audio.codec.build()
-    reader = SampleReader(snapshot.out, *codecs, cache_mb=1024)
+    encoders = Encoders.of(recipe, torch.device("cpu"))
+    reader = SampleReader(snapshot.out, encoders, cache_mb=1024)
     held_out = HeldOutLoss.of(recipe)
     rows = []
     with distributed_context() as context:

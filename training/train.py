@@ -15,6 +15,7 @@ from torch import Tensor
 
 from manifests.errors import TwinreelError, UsageError
 from training.checkpoint import Checkpoints, Record, code_fingerprint
+from training.data.encoders import Encoders
 from training.data.geometry import Geometry, geometry_of
 from training.data.loader import Loader, RankBatch, SampleReader
 from training.data.order import GlobalBatch, endless, epoch_batches
@@ -63,7 +64,8 @@ def train(run: TrainingRun) -> None:
 
     Raises:
         UsageError: `run_exists`, `recipe_changed`, `code_changed`, `dataset_changed`,
-            `other_model`, `empty_selection`, `no_usable_samples` or `part_unavailable`.
+            `other_model`, `empty_selection`, `no_usable_samples`, `missing_package`,
+            `missing_weights` or `bad_weights`.
         StorageError: `shard_missing`, `sample_corrupt`, `checkpoint_failed` and their like.
         MediaError: `sample_unreadable`.
         TwinreelError: `gradient_not_finite` or `loss_not_finite`.
@@ -76,7 +78,7 @@ def _train(run: TrainingRun, context: DistributedContext) -> None:
     recipe, geometry = run.recipe, geometry_of(run.recipe)
 
     # What to train, and what it learns from.
-    video_codec, audio_codec = recipe.video.codec.build(), recipe.audio.codec.build()
+    encoders = Encoders.of(recipe, context.device).build()
     generator = shard(
         build_generator(recipe), context, precision=recipe.precision, recompute=recipe.recompute
     )
@@ -96,7 +98,9 @@ def _train(run: TrainingRun, context: DistributedContext) -> None:
 
     # The samples, epoch after epoch, from where the run stands.
     snapshot = start.snapshot
-    reader = SampleReader(snapshot.out, video_codec, audio_codec, cache_mb=recipe.loader.cache_mb)
+    reader = SampleReader(
+        snapshot.out, encoders, text_length=recipe.text.length, cache_mb=recipe.loader.cache_mb
+    )
     loader = Loader(
         reader,
         rank=context.rank,

@@ -84,3 +84,64 @@ def write_wan(folder: Path) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     weights = original_wan_names(small_wan().state_dict())
     torch.save(weights, folder / file_of("wan-2.2-vae"))
+
+
+UMT5_WIDTH = 16
+
+
+def small_umt5() -> torch.nn.Module:
+    """umT5's encoder with two thin layers, as transformers builds it."""
+    import_torchvision()
+    from transformers import UMT5Config, UMT5EncoderModel
+
+    configuration = UMT5Config(
+        vocab_size=300, d_model=UMT5_WIDTH, d_kv=4, d_ff=24, num_layers=2, num_heads=3,
+        feed_forward_proj="gated-gelu",
+    )  # fmt: skip
+    network: torch.nn.Module = UMT5EncoderModel(configuration)
+    return filled(network)
+
+
+def original_umt5_names(weights: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """The weights by the names of `models_t5_umt5-xxl-enc-bf16.pth` (Wan2.2's `t5.py`)."""
+    within = {
+        "SelfAttention.relative_attention_bias": "pos_embedding.embedding",
+        "DenseReluDense.wi_0": "ffn.gate.0",
+        "DenseReluDense.wi_1": "ffn.fc1",
+        "DenseReluDense.wo": "ffn.fc2",
+    }
+    original = {"token_embedding.weight": weights["shared.weight"]}
+    for name, tensor in weights.items():
+        parts = name.split(".")
+        if parts[:2] == ["encoder", "block"]:
+            block, layer, rest = parts[2], parts[4], ".".join(parts[5:-1])
+            if rest == "layer_norm":
+                own = f"norm{int(layer) + 1}"
+            else:
+                own = within.get(rest, rest.replace("SelfAttention", "attn"))
+            original[f"blocks.{block}.{own}.weight"] = tensor
+        elif "final_layer_norm" in name:
+            original["norm.weight"] = tensor
+    return original
+
+
+def write_tokenizer(path: Path) -> None:
+    """A tokenizer of single letters, whose texts end with token 1, as umT5's do."""
+    from tokenizers import Regex, Tokenizer, models, pre_tokenizers, processors
+
+    letters = {chr(code): code - 20 for code in range(32, 127)}
+    words = {"<pad>": 0, "</s>": 1, "<unk>": 2, **letters}
+    tokenizer = Tokenizer(models.WordLevel(words, unk_token="<unk>"))
+    tokenizer.pre_tokenizer = pre_tokenizers.Split(Regex("."), "isolated")
+    tokenizer.post_processor = processors.TemplateProcessing(
+        single="$A </s>", special_tokens=[("</s>", 1)]
+    )
+    path.parent.mkdir(parents=True, exist_ok=True)
+    tokenizer.save(str(path))
+
+
+def write_umt5(folder: Path) -> None:
+    """umT5-XXL with few channels, in the original's layout."""
+    own = folder / "umt5-xxl"
+    write_tokenizer(own / "tokenizer.json")
+    torch.save(original_umt5_names(small_umt5().state_dict()), own / file_of("umt5-xxl"))

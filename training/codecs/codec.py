@@ -7,13 +7,11 @@ are worked out of it alone.
 from __future__ import annotations
 
 import abc
-from pathlib import Path
 from typing import ClassVar
 
 from torch import Tensor, nn
 
-from manifests.errors import UsageError
-from manifests.settings import Settings
+from training.parts import PartSettings
 
 
 class VideoCodec(nn.Module, abc.ABC):
@@ -50,27 +48,10 @@ class AudioCodec(nn.Module, abc.ABC):
         """A waveform [B, length * stride] in [-1, 1]."""
 
 
-class CodecSettings(Settings, abc.ABC):
-    """What the settings of any codec say.
-
-    Attributes:
-        kind: name of the codec in a recipe.
-        version: raised whenever equal media may give other latents.
-        weights: sets of `stages.weights.catalogue` that it loads.
-    """
-
-    kind: str
-    version: ClassVar[int] = 1
-    weights: ClassVar[tuple[str, ...]] = ()
-
-    @property
-    def own_weights(self) -> tuple[Path, ...]:
-        """Files that it loads in the place of those sets."""
-        return ()
-
-
-class VideoCodecSettings(CodecSettings):
+class VideoCodecSettings(PartSettings, abc.ABC):
     """Settings of a video codec."""
+
+    place: ClassVar[str] = "video.codec"
 
     @property
     @abc.abstractmethod
@@ -104,13 +85,14 @@ class VideoCodecSettings(CodecSettings):
         return self.channels, self.latent_frames(frames), height // rows, width // columns
 
 
-class AudioCodecSettings(CodecSettings):
+class AudioCodecSettings(PartSettings, abc.ABC):
     """Settings of an audio codec.
 
     Attributes:
         rate_hz: sample rate.
     """
 
+    place: ClassVar[str] = "audio.codec"
     rate_hz: int
 
     @property
@@ -134,34 +116,3 @@ class AudioCodecSettings(CodecSettings):
         Raises:
             UsageError: `missing_package`, `missing_weights` or `bad_weights`.
         """
-
-
-def missing_package(package: str, *, needed_by: str) -> UsageError:
-    """The error for a codec or encoder whose package is not installed.
-
-    Args:
-        package: as pip knows it.
-        needed_by: the recipe's key and what it says there.
-    """
-    return UsageError(
-        "missing_package",
-        f"It needs {package}, which is not installed.",
-        subject=needed_by,
-        remedy="pip install 'twinreel[train]'",
-    )
-
-
-def part_unavailable(part: str, kind: str) -> UsageError:
-    """The error for a part that a recipe may name and that has no code or weights yet.
-
-    Args:
-        part: the recipe's key.
-        kind: what it says there.
-    """
-    return UsageError(
-        "part_unavailable",
-        f"This version can plan with '{kind}' but not run it.",
-        subject=part,
-        remedy="Take one that needs no weights (see the recipe `tiny`), or wait for the release"
-        " that brings it.",
-    )

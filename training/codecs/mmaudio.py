@@ -13,7 +13,6 @@ from typing import ClassVar, Literal
 import torch
 from torch import Tensor
 
-from stages.weights.find import require_weights
 from stages.weights.load import bad_weights, load_into, load_state_dict
 from training.codecs.bigvgan import BigVgan, BigVganSize
 from training.codecs.codec import AudioCodec, AudioCodecSettings
@@ -22,7 +21,6 @@ from training.codecs.spectrogram_vae import SpectrogramVae, SpectrogramVaeSize
 
 _SPECTRA_A_LATENT = 2
 _CHANNELS = 20
-_VAE, _VOCODER = "mmaudio-vae-16k", "mmaudio-bigvgan-16k"
 
 
 class MmAudioSettings(AudioCodecSettings):
@@ -31,7 +29,7 @@ class MmAudioSettings(AudioCodecSettings):
     kind: Literal["mmaudio-16k"]
     rate_hz: Literal[16_000] = 16_000
     # The vocoder has no part in the latents, but generating needs it in the end.
-    weights: ClassVar[tuple[str, ...]] = (_VAE, _VOCODER)
+    weights: ClassVar[tuple[str, ...]] = ("mmaudio-vae-16k", "mmaudio-bigvgan-16k")
 
     @property
     def channels(self) -> int:
@@ -53,8 +51,7 @@ class MmAudioSettings(AudioCodecSettings):
         Raises:
             UsageError: `missing_weights` or `bad_weights`.
         """
-        needed_by = f"audio.codec:{self.kind}"
-        vae, vocoder = (require_weights(name, needed_by=needed_by) for name in self.weights)
+        vae, vocoder = self.weight_paths()
         return MmAudio(load_vae(vae), vocoder, rate_hz=self.rate_hz)
 
 

@@ -13,13 +13,12 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from stages.models.torchvision_guard import import_torchvision
-from stages.weights.find import require_weights
 from stages.weights.load import bad_weights, load_into, load_state_dict
-from training.codecs.codec import VideoCodec, VideoCodecSettings, missing_package
+from training.codecs.codec import VideoCodec, VideoCodecSettings
+from training.parts import missing_package
 
 _CHANNELS = 48
 _PATCH = 2
-_WEIGHTS = "wan-2.2-vae"
 _DIFFUSERS_FILE = "diffusion_pytorch_model.safetensors"
 
 # Mean and deviation of each channel, over the data that Wan was trained on: `latents_mean` and
@@ -51,7 +50,7 @@ class WanSettings(VideoCodecSettings):
         description="weights in the place of the released ones: a file in the original's or in"
         " diffusers' layout, or a folder of diffusers'",
     )
-    weights: ClassVar[tuple[str, ...]] = (_WEIGHTS,)
+    weights: ClassVar[tuple[str, ...]] = ("wan-2.2-vae",)
 
     @property
     def channels(self) -> int:
@@ -77,11 +76,10 @@ class WanSettings(VideoCodecSettings):
         Raises:
             UsageError: `missing_package`, `missing_weights` or `bad_weights`.
         """
-        needed_by = f"video.codec:{self.kind}"
         if importlib.util.find_spec("diffusers") is None:
-            raise missing_package("diffusers", needed_by=needed_by)
-        files = self.own_weights or (require_weights(_WEIGHTS, needed_by=needed_by),)
-        return Wan(load_vae(files[0]))
+            raise missing_package("diffusers", needed_by=self.needed_by)
+        (file,) = self.weight_paths()
+        return Wan(load_vae(file))
 
 
 class Wan(VideoCodec):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import threading
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
@@ -12,24 +13,33 @@ import torch
 from torch import Tensor
 
 from manifests.store.storage import open_storage
-from training.codecs.codec import AudioCodec, VideoCodec
+from training.data.encoders import Encoders
 from training.data.media import read_frames, read_waveform
 from training.data.order import GlobalBatch, Position, Shape
 from training.data.samples import KeptSample, read_members
+from training.text.encoder import pad_text
 
 _BYTES_OF_MB = 1 << 20
 
 
 @dataclasses.dataclass(frozen=True)
 class Encoded:
-    """A sample's latents: video [C, F, H, W] and audio [L, C], None where it has none."""
+    """What a model is given of a sample.
+
+    Attributes:
+        video: latent [C, F, H, W]; None if it has none.
+        audio: latent [L, C]; None if it has none.
+        text: its caption's tokens [tokens, dim]; None if the model encodes captions itself.
+    """
 
     video: Tensor | None
     audio: Tensor | None
+    text: Tensor | None = None
 
     def nbytes(self) -> int:
-        """Memory of both."""
-        return sum(part.nbytes for part in (self.video, self.audio) if part is not None)
+        """Memory of all."""
+        parts = (self.video, self.audio, self.text)
+        return sum(part.nbytes for part in parts if part is not None)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -42,6 +52,8 @@ class MicroBatch:
         prompts: captions as they are now.
         sample_ids: of the samples.
         weights: [B]; 0 for one that another rank also has.
+        text: captions encoded, [B, length, dim]; None if the model encodes them itself.
+        empty_text: the empty caption encoded, [length, dim].
     """
 
     video: Tensor | None
@@ -49,6 +61,8 @@ class MicroBatch:
     prompts: tuple[str, ...]
     sample_ids: tuple[str, ...]
     weights: Tensor
+    text: Tensor | None = None
+    empty_text: Tensor | None = None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -65,17 +79,17 @@ class SampleReader:
 
     Args:
         out: where the shards lie.
-        video_codec: of the video.
-        audio_codec: of the audio.
+        encoders: of their media and captions.
+        text_length: tokens that captions are padded to.
         cache_mb: memory for encoded samples.
     """
 
     def __init__(
-        self, out: str, video_codec: VideoCodec, audio_codec: AudioCodec, *, cache_mb: int
+        self, out: str, encoders: Encoders, *, text_length: int = 0, cache_mb: int
     ) -> None:
         self._storage = open_storage(out, create=False)
-        self._video_codec = video_codec.eval()
-        self._audio_codec = audio_codec.eval()
+        self._encoders = encoders
+        self._text_length = text_length
         self._room = cache_mb * _BYTES_OF_MB
         self._cache: dict[tuple[str, Shape], Encoded] = {}
         self._lock = threading.Lock()
@@ -100,11 +114,17 @@ class SampleReader:
                 self._room -= encoded.nbytes()
         return encoded
 
-    @torch.no_grad()
+    @functools.cached_property
+    def empty_text(self) -> Tensor | None:
+        """The empty caption encoded, [length, dim]; None if the model encodes captions itself."""
+        if not self._encoders.has_text:
+            return None
+        return pad_text(self._encoders.text([""])[0], self._text_length)
+
     def _encode(self, sample: KeptSample, shape: Shape) -> Encoded:
         members = read_members(self._storage, sample)
         subject = f"{self._storage.url(sample.shard)} ({sample.sample_id})"
-        video = audio = None
+        video = audio = text = None
         if shape.frames:
             extension = "video.npy" if "video.npy" in members else "mp4"
             frames = read_frames(
@@ -115,16 +135,18 @@ class SampleReader:
                 height=shape.height,
                 subject=subject,
             )
-            video = self._video_codec.encode(frames[None])[0]
+            video = self._encoders.video(frames[None])[0]
         if shape.audio_samples:
             waveform = read_waveform(
                 members["flac"] if "flac" in members else members["wav"],
                 samples=shape.audio_samples,
-                rate_hz=self._audio_codec.rate_hz,
+                rate_hz=self._encoders.audio_rate_hz,
                 subject=subject,
             )
-            audio = self._audio_codec.encode(waveform[None])[0]
-        return Encoded(video, audio)
+            audio = self._encoders.audio(waveform[None])[0]
+        if self._encoders.has_text:
+            (text,) = self._encoders.text([sample.caption or ""])
+        return Encoded(video, audio, text)
 
 
 class Loader:
@@ -199,25 +221,46 @@ class Loader:
             whole,
             after,
             tuple(
-                collate(share[start : start + size], encoded[start : start + size], self._device)
+                collate(
+                    share[start : start + size],
+                    encoded[start : start + size],
+                    self._device,
+                    self._reader.empty_text,
+                )
                 for start in range(0, len(share), size)
             ),
         )
 
 
 def collate(
-    share: Sequence[tuple[KeptSample, float]], encoded: Sequence[Encoded], device: torch.device
+    share: Sequence[tuple[KeptSample, float]],
+    encoded: Sequence[Encoded],
+    device: torch.device,
+    empty_text: Tensor | None,
 ) -> MicroBatch:
-    """Samples of one shape as a micro-batch on a device."""
+    """Samples of one shape as a micro-batch on a device.
+
+    Args:
+        share: the samples and their weights.
+        encoded: what they are to the model.
+        device: where the micro-batch goes.
+        empty_text: the empty caption encoded, [length, dim], where captions are.
+    """
 
     def stacked(part: Callable[[Encoded], Tensor | None]) -> Tensor | None:
         latents = [latent for one in encoded if (latent := part(one)) is not None]
         return torch.stack(latents).to(device, non_blocking=True) if latents else None
 
+    text = None
+    if empty_text is not None:
+        length = len(empty_text)
+        text = stacked(lambda one: None if one.text is None else pad_text(one.text, length))
     return MicroBatch(
         stacked(lambda one: one.video),
         stacked(lambda one: one.audio),
         tuple(sample.caption or "" for sample, _ in share),
         tuple(sample.sample_id for sample, _ in share),
         torch.tensor([weight for _, weight in share], device=device),
+        text,
+        None if empty_text is None else empty_text.to(device, non_blocking=True),
     )

@@ -11,10 +11,12 @@ from training.generate.solver import Latents, Velocity
 from training.models.generator import Generator
 from training.objective.tasks import Modality
 from training.recipe import SamplingSettings
+from training.text.encoder import TextEncoder
 
 
 def guided(
     generator: Generator,
+    text_encoder: TextEncoder,
     settings: SamplingSettings,
     prompt: str,
     modalities: tuple[Modality, ...],
@@ -26,15 +28,16 @@ def guided(
     the negative prompts that leaves out `settings.skip_block`. Prompts are encoded once.
 
     Args:
-        generator: the model with its text encoder.
+        generator: the model.
+        text_encoder: of the prompts: the generator's own, or a frozen one.
         settings: strengths, negative prompts and the block to leave out.
         prompt: what is wanted.
         modalities: of the latents, in order.
         given: further arguments of the model, for one sample.
     """
-    text = generator.text_encoder([prompt])
-    against_video = generator.text_encoder([settings.video_negative])
-    against_audio = generator.text_encoder([settings.audio_negative])
+    text = text_encoder([prompt])
+    against_video = text_encoder([settings.video_negative])
+    against_audio = text_encoder([settings.audio_negative])
     skipped = () if settings.skip_block is None else (settings.skip_block,)
     strengths = {"video": settings.video_guidance, "audio": settings.audio_guidance}
 

@@ -26,6 +26,7 @@ from training.objective.loss import given_latents, given_tokens
 from training.objective.tasks import MODALITIES, TASKS, Modality, Task
 from training.recipe import SamplingSettings
 from training.run import read_dataset, read_recipe
+from training.text.encoder import TextEncoder
 
 
 class Sampler:
@@ -36,7 +37,8 @@ class Sampler:
         sampling: how; as the recipe says if not given.
 
     Raises:
-        UsageError: `not_a_run`, `no_checkpoint` or `part_unavailable`.
+        UsageError: `not_a_run`, `no_checkpoint`, `missing_package`, `missing_weights` or
+            `bad_weights`.
         StorageError: `checkpoint_unreadable`.
     """
 
@@ -51,6 +53,9 @@ class Sampler:
         self.generator: Generator = build_generator(recipe)
         load_weights(checkpoint, self.generator)
         self.generator.to(self.device).eval()
+        self.text_encoder: TextEncoder = (
+            self.generator.text_encoder or recipe.text.build().to(self.device).eval()
+        )
         self.video_codec: VideoCodec = recipe.video.codec.build().to(self.device).eval()
         self.audio_codec: AudioCodec = recipe.audio.codec.build().to(self.device).eval()
         self._shapes = Counter(
@@ -144,7 +149,9 @@ class Sampler:
         if request.negative is not None:
             negatives = {"video_negative": request.negative, "audio_negative": request.negative}
             settings = settings.model_copy(update=negatives)
-        guided_velocity = guided(self.generator, settings, request.prompt, tuple(sides), given)
+        guided_velocity = guided(
+            self.generator, self.text_encoder, settings, request.prompt, tuple(sides), given
+        )
 
         def velocity_of(latents: Latents, sigma: float) -> Latents:
             """Nothing moves what is given."""

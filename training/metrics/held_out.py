@@ -134,7 +134,7 @@ class HeldOutLoss:
         whole = batch.whole
         share = whole.share(context.rank, context.world_size)
         encoded = [batch.read(sample, reader) for sample, _ in share]
-        micro = collate(share, encoded, context.device)
+        micro = collate(share, encoded, context.device, reader.empty_text)
         prompts = micro.prompts
         if batch.mismatch == "captions":
             prompts = tuple(batch.others[sample.sample_id].caption or "" for sample, _ in share)
@@ -149,6 +149,7 @@ class HeldOutLoss:
                 noise_like(micro.video, [("video", *name) for name in names]),
                 noise_like(micro.audio, [("audio", *name) for name in names]),
                 prompts,
+                micro.text,
             )
             found = errors(generator, micro, TASKS[whole.task], drawn)
             for modality, count in elements.items():
@@ -182,6 +183,7 @@ class _PairedBatch:
         return Encoded(
             other.video if self.mismatch == "video" else own.video,
             other.audio if self.mismatch == "audio" else own.audio,
+            other.text if self.mismatch == "captions" else own.text,
         )
 
 

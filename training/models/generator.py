@@ -22,7 +22,7 @@ class Generator(nn.Module):
 
     Args:
         model: predicts velocities.
-        text_encoder: of its prompts.
+        text_encoder: of its prompts; None if it is a frozen one, which stands outside.
         timestep_scale: the model's timestep at noise level 1.
         patch: video latents a token along time, rows and columns.
         units: names of the parts that are sharded and recomputed as one, from here.
@@ -31,7 +31,7 @@ class Generator(nn.Module):
     def __init__(
         self,
         model: JointModel,
-        text_encoder: TextEncoder,
+        text_encoder: TextEncoder | None,
         *,
         timestep_scale: float,
         patch: tuple[int, int, int],
@@ -76,19 +76,22 @@ class Generator(nn.Module):
         return velocities
 
     def _encoded(self, prompts: Sequence[str] | Tensor) -> Tensor:
-        return prompts if isinstance(prompts, Tensor) else self.text_encoder(prompts)
+        if isinstance(prompts, Tensor):
+            return prompts
+        assert self.text_encoder is not None, "a frozen encoder's prompts come encoded"
+        return self.text_encoder(prompts)
 
 
 def build_generator(recipe: Recipe) -> Generator:
     """The model and text encoder of a recipe, initialised by the recipe's seed.
 
     Raises:
-        UsageError: `part_unavailable`: the recipe names a text encoder that is not there yet.
+        UsageError: `missing_package`, `missing_weights` or `bad_weights`.
     """
     family = find_family(recipe.model.family)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(key("initialise", recipe.seed))
-        text_encoder = recipe.text.build()
+        text_encoder = None if recipe.text.is_frozen else recipe.text.build()
         model = build_model(recipe)
     generator = Generator(
         model,

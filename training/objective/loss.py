@@ -48,7 +48,7 @@ def errors(
         latents["video"],
         latents["audio"],
         drawn.video_sigma,
-        drawn.prompts,
+        drawn.prompts if drawn.text is None else drawn.text,
         audio_sigma=drawn.audio_sigma,
         **given,
     )

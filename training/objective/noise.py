@@ -17,13 +17,17 @@ from training.recipe import FlowSettings
 
 @dataclasses.dataclass(frozen=True)
 class Draw:
-    """What is random about a micro-batch: [B] noise levels and a noise for each latent."""
+    """What is random about a micro-batch: [B] noise levels and a noise for each latent.
+
+    `text` has the prompts encoded, [B, length, dim], where a frozen encoder did that.
+    """
 
     video_sigma: Tensor
     audio_sigma: Tensor
     video_noise: Tensor | None
     audio_noise: Tensor | None
     prompts: tuple[str, ...]
+    text: Tensor | None = None
 
 
 def draw(
@@ -45,17 +49,23 @@ def draw(
     other = shared
     if flow.coupling == "independent":
         other = draw_sigma([keyed("audio sigma", *name) for name in names], flow.sigma, 1.0)
+    dropped = [uniform("caption", *name) < caption_dropout for name in names]
     prompts = tuple(
-        "" if uniform("caption", *name) < caption_dropout else prompt
-        for name, prompt in zip(names, micro.prompts, strict=True)
+        "" if is_dropped else prompt
+        for is_dropped, prompt in zip(dropped, micro.prompts, strict=True)
     )
     device = micro.weights.device
+    text = micro.text
+    if text is not None and micro.empty_text is not None:
+        where = torch.tensor(dropped, device=device)[:, None, None]
+        text = torch.where(where, micro.empty_text, text)
     return Draw(
         shift_sigma(shared, flow.video_shift).to(device),
         shift_sigma(other, flow.audio_shift).to(device),
         noise_like(micro.video, [("video noise", *name) for name in names]),
         noise_like(micro.audio, [("audio noise", *name) for name in names]),
         prompts,
+        text,
     )
 
 

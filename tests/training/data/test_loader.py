@@ -14,6 +14,7 @@ from torch import Tensor
 from curation.cli.training import read_snapshot
 from manifests.errors import MediaError, StorageError
 from training.codecs.pixels import PixelPatches
+from training.data.encoders import Encoders
 from training.data.geometry import geometry_of
 from training.data.loader import Loader, SampleReader
 from training.data.order import GlobalBatch, Position, Shape
@@ -45,8 +46,10 @@ def reader_of(
     snapshot: Snapshot, recipe: Recipe, cache_mb: int
 ) -> tuple[SampleReader, CountingPatches]:
     patches = CountingPatches(patch=4, frames=8, terms=1)
-    audio = recipe.audio.codec.build()
-    return SampleReader(snapshot.out, patches, audio, cache_mb=cache_mb), patches
+    encoders = Encoders(
+        lambda: patches, recipe.audio.codec.build, audio_rate_hz=recipe.audio.codec.rate_hz
+    )
+    return SampleReader(snapshot.out, encoders, cache_mb=cache_mb), patches
 
 
 def test_what_is_remembered_is_not_read_again(snapshot: Snapshot, recipe: Recipe) -> None:
@@ -137,9 +140,9 @@ def test_a_sample_that_lies_about_itself_is_named(
         sample, shard="shard.tar", offset_bytes=0, bytes=len(data),
         sha256=hashlib.sha256(data).hexdigest(),
     )  # fmt: skip
-    patches, audio = recipe.video.codec.build(), recipe.audio.codec.build()
+    encoders = Encoders.of(recipe, torch.device("cpu"))
     with pytest.raises(MediaError) as unreadable:
-        SampleReader(str(tmp_path), patches, audio, cache_mb=0).read(
+        SampleReader(str(tmp_path), encoders, cache_mb=0).read(
             lying, geometry_of(recipe).shape_of(lying)
         )
     assert unreadable.value.code == "sample_unreadable"

@@ -13,6 +13,7 @@ from training.data.geometry import geometry_of
 from training.generate.guidance import guided
 from training.models.generator import Generator, build_generator
 from training.recipe import SamplingSettings, load_recipe
+from training.text.encoder import TextEncoder
 
 SIGMA = 0.6
 
@@ -37,6 +38,11 @@ def latents(recipe_file: Path) -> tuple[Tensor, Tensor]:
     )
 
 
+def own_text(generator: Generator) -> TextEncoder:
+    assert generator.text_encoder is not None
+    return generator.text_encoder
+
+
 @torch.no_grad()
 def one_pass(generator: Generator, latents: tuple[Tensor, Tensor], **how: Any) -> list[Tensor]:
     return [one for one in generator(*latents, torch.tensor([SIGMA]), **how) if one is not None]
@@ -53,7 +59,9 @@ def test_each_modality_moves_away_from_its_own_negative_prompt(
     )  # fmt: skip
     tokens = latents[0][:, 0].numel() // 4
     given = {"video_given": torch.arange(tokens)[None] < 4, "audio_given": None}
-    velocity_of = guided(generator, settings, "a bell", ("video", "audio"), given)
+    velocity_of = guided(
+        generator, own_text(generator), settings, "a bell", ("video", "audio"), given
+    )
     found = velocity_of(latents, SIGMA)
     wanted = one_pass(generator, latents, prompts=["a bell"], **given)
     unwanted = one_pass(
@@ -70,11 +78,15 @@ def test_without_guidance_the_prompt_alone_is_asked(
     generator: Generator, latents: tuple[Tensor, Tensor]
 ) -> None:
     settings = SamplingSettings(video_guidance=1.0, audio_guidance=1.0, video_negative="jitter")
-    found = guided(generator, settings, "a bell", ("video", "audio"), {})(latents, SIGMA)
+    found = guided(generator, own_text(generator), settings, "a bell", ("video", "audio"), {})(
+        latents, SIGMA
+    )
     for one, wanted in zip(found, one_pass(generator, latents, prompts=["a bell"]), strict=True):
         torch.testing.assert_close(one, wanted)
     # Of one modality alone, only its own strength counts.
     settings = SamplingSettings(video_guidance=1.0, audio_guidance=3.0, video_negative="jitter")
-    (video,) = guided(generator, settings, "a bell", ("video",), {})(latents[:1], SIGMA)
+    (video,) = guided(generator, own_text(generator), settings, "a bell", ("video",), {})(
+        latents[:1], SIGMA
+    )
     (wanted,) = one_pass(generator, (latents[0], None), prompts=["a bell"])  # type: ignore[arg-type]
     torch.testing.assert_close(video, wanted)

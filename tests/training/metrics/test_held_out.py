@@ -7,6 +7,7 @@ from pathlib import Path
 import torch
 
 from curation.cli.training import read_snapshot
+from training.data.encoders import Encoders
 from training.data.loader import SampleReader
 from training.distributed import distributed_context
 from training.metrics.held_out import HeldOutLoss
@@ -23,9 +24,7 @@ def test_mismatches_change_what_they_say_and_nothing_else(curated: Path, recipe_
     assert len({sample.caption for sample in snapshot.train}) > 1
     evaluation = recipe.evaluation.model_copy(update={"samples": 100, "sigmas": (0.5, 1.0)})
     recipe = recipe.model_copy(update={"evaluation": evaluation})
-    reader = SampleReader(
-        snapshot.out, recipe.video.codec.build(), recipe.audio.codec.build(), cache_mb=100
-    )
+    reader = SampleReader(snapshot.out, Encoders.of(recipe, torch.device("cpu")), cache_mb=100)
     with distributed_context() as context:
 
         def loss(mismatch: str, task: str = "t2av") -> dict[str, float]:

@@ -87,6 +87,18 @@ def test_captions_are_dropped_at_their_rate(recipe: Recipe) -> None:
     assert 75 < dropped < 125
 
 
+def test_a_dropped_caption_is_what_the_encoder_makes_of_an_empty_one(recipe: Recipe) -> None:
+    names = tuple(f"s{index}" for index in range(40))
+    own, empty = torch.randn(40, 6, 4), torch.randn(6, 4)
+    prompts = tuple("words" for _ in names)
+    drawn = draw(MicroBatch(None, None, prompts, names, torch.ones(40), own, empty), recipe, 0)
+    assert drawn.text is not None
+    dropped = [prompt == "" for prompt in drawn.prompts]
+    assert 5 < sum(dropped) < 35
+    for row, is_dropped in enumerate(dropped):
+        assert torch.equal(drawn.text[row], empty if is_dropped else own[row])
+
+
 def test_levels_are_coupled_as_told(recipe: Recipe) -> None:
     batch = micro(recipe, ["s1", "s2"])
     shared = draw(batch, recipe, 0)
