@@ -14,7 +14,7 @@ from curation.cli.training import named_task, require_training  # noqa: E402
 require_training()
 
 from manifests.settings import validate  # noqa: E402
-from training.generate.clip import Clip, check_suffix, write_clip  # noqa: E402
+from training.generate.clip import Clip, check_out, write_clip  # noqa: E402
 from training.generate.request import Request  # noqa: E402
 from training.generate.sampler import Sampler  # noqa: E402
 from training.run import read_recipe  # noqa: E402
@@ -26,6 +26,7 @@ def generate(
     run: File,
     prompt: str,
     *,
+    negative: str | None = None,
     out: File | None = None,
     image: File | None = None,
     video: File | None = None,
@@ -42,7 +43,8 @@ def generate(
     Args:
         run: the folder that `twinreel train` wrote.
         prompt: what is seen and heard, in the words of the captions trained on.
-        out: an mp4 to write the clip to; none is written if not given.
+        negative: what is not wanted, seen or heard; the recipe's negative prompts if not given.
+        out: an mp4 to write the clip to, in a folder that exists; none is written if not given.
         image: an image that the clip begins with.
         video: a video that audio is made for, or that is extended or filled in.
         audio: an audio file that video is made for.
@@ -59,8 +61,8 @@ def generate(
         `rate_hz`; None what the task does not make.
 
     Raises:
-        UsageError: `not_a_run`, `no_checkpoint`, `unknown_task`, `task_needs`, `not_an_mp4` or
-            `bad_setting`.
+        UsageError: `not_a_run`, `no_checkpoint`, `unknown_task`, `task_needs`, `not_an_mp4`,
+            `folder_missing` or `bad_setting`.
         MediaError: a given file cannot be read, or `out` not written (`not_written`).
     """
     changed: dict[str, float | int] = {}
@@ -72,7 +74,7 @@ def generate(
     sampling = read_recipe(folder).sampling
     sampling = validate(type(sampling), {**sampling.model_dump(), **changed})
     if out is not None:
-        check_suffix(Path(out))
+        check_out(Path(out))
     request = Request(
         prompt,
         image=_path(image),
@@ -81,6 +83,7 @@ def generate(
         task=named_task(task),
         aspect=aspect,
         seed=seed,
+        negative=negative,
     )
     clip = Sampler(folder, sampling).generate(request)
     if out is not None:

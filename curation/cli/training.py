@@ -15,11 +15,13 @@ from rich.progress import Progress
 from rich.table import Table
 
 from curation.cli.options import AsJson
-from manifests.errors import TwinreelError, UsageError
+from manifests.errors import TwinreelError, UsageError, one_line
 
 if TYPE_CHECKING:
     from training.data.snapshot import Snapshot
+    from training.generate.request import Request
     from training.objective.tasks import TaskName
+    from training.recipe import SamplingSettings
 
 Recipe = Annotated[
     str,
@@ -89,8 +91,22 @@ def read_snapshot(data: str, *, to_train: bool = True) -> Snapshot:
 
 def generate(
     run: Run,
-    prompt: Annotated[str, typer.Option(help="In the words of the captions trained on.")],
-    out: Annotated[Path, typer.Option(help="The mp4 to write.")],
+    out: Annotated[
+        Path, typer.Option(help="The mp4 to write; with --prompts, the folder for the clips.")
+    ],
+    prompt: Annotated[
+        str | None, typer.Option(help="In the words of the captions trained on.")
+    ] = None,
+    prompts: Annotated[
+        Path | None,
+        typer.Option(
+            help="A file of prompts: .txt, or .jsonl or .csv with `prompt` and, where wanted,"
+            " `negative`, `image`, `video`, `audio`, `task`, `size`, `seed`."
+        ),
+    ] = None,
+    negative: Annotated[
+        str | None, typer.Option(help="What is not wanted, in the place of the recipe's.")
+    ] = None,
     image: Annotated[Path | None, typer.Option(help="An image that the clip begins with.")] = None,
     video: Annotated[Path | None, typer.Option(help="A video to make audio for.")] = None,
     audio: Annotated[Path | None, typer.Option(help="An audio file to make video for.")] = None,
@@ -108,11 +124,42 @@ def generate(
     ] = None,
     scale: Annotated[int, typer.Option(min=1, help="Pixels written for each generated one.")] = 1,
 ) -> None:
-    """Generate a clip with video and audio from a run's newest checkpoint."""
+    """Generate a clip with video and audio from a run's newest checkpoint, or many."""
     require_training()
-    from training.generate.clip import check_suffix, write_clip  # noqa: PLC0415
     from training.generate.request import Request  # noqa: PLC0415
-    from training.generate.sampler import Sampler  # noqa: PLC0415
+
+    if (prompt is None) == (prompts is None):
+        raise UsageError(
+            "prompt_missing",
+            "Either one prompt or a file of prompts is needed.",
+            subject="--prompt",
+            remedy="Give --prompt TEXT, or --prompts FILE.",
+        )
+    if prompt is not None:
+        request = Request(
+            prompt, image=image, video=video, audio=audio, task=named_task(task),
+            aspect=_aspect(size), seed=seed, negative=negative,
+        )  # fmt: skip
+        _generate_one(run, request, out, _sampling(run, steps, guidance), scale)
+        return
+    lines_say = {
+        "--negative": negative, "--image": image, "--video": video, "--audio": audio,
+        "--task": task, "--size": size,
+    }  # fmt: skip
+    for option, value in lines_say.items():
+        if value is not None:
+            raise UsageError(
+                "prompts_say",
+                "With a file of prompts each line says this for itself.",
+                subject=option,
+                remedy=f"Put a column '{option.removeprefix('--')}' into a .jsonl or .csv.",
+            )
+    assert prompts is not None
+    _generate_file(run, prompts, out, _sampling(run, steps, guidance), scale, seed)
+
+
+def _sampling(run: Path, steps: int | None, guidance: float | None) -> SamplingSettings:
+    """The run's way of sampling, with what was asked for over it."""
     from training.run import read_recipe  # noqa: PLC0415
 
     changed: dict[str, float | int] = {}
@@ -120,12 +167,16 @@ def generate(
         changed["steps"] = steps
     if guidance is not None:
         changed |= {"video_guidance": guidance, "audio_guidance": guidance}
-    sampling = read_recipe(run).sampling.model_copy(update=changed)
-    check_suffix(out)
-    request = Request(
-        prompt, image=image, video=video, audio=audio, task=named_task(task), aspect=_aspect(size),
-        seed=seed,
-    )  # fmt: skip
+    return read_recipe(run).sampling.model_copy(update=changed)
+
+
+def _generate_one(
+    run: Path, request: Request, out: Path, sampling: SamplingSettings, scale: int
+) -> None:
+    from training.generate.clip import check_out, write_clip  # noqa: PLC0415
+    from training.generate.sampler import Sampler  # noqa: PLC0415
+
+    check_out(out)
     sampler = Sampler(run, sampling)
     console = Console(stderr=True)
     with Progress(console=console, transient=True, disable=not console.is_terminal) as progress:
@@ -138,6 +189,40 @@ def generate(
         video_text = f"{frames} frames of {scale * columns} x {scale * rows}"
     seconds = 0 if clip.audio is None else len(clip.audio) / clip.rate_hz
     typer.echo(f"{out}: {video_text}, {seconds:.2f} s of audio")
+
+
+def _generate_file(
+    run: Path, prompts: Path, out: Path, sampling: SamplingSettings, scale: int, seed: int
+) -> None:
+    from training.generate.batch import INDEX, generate_batch  # noqa: PLC0415
+    from training.generate.prompts import read_prompts  # noqa: PLC0415
+    from training.generate.sampler import Sampler  # noqa: PLC0415
+
+    lines = read_prompts(prompts, seed=seed)
+    sampler = Sampler(run, sampling)
+    console = Console(stderr=True)
+    with Progress(console=console, transient=True, disable=not console.is_terminal) as progress:
+        all_lines = progress.add_task("prompts", total=len(lines))
+        clip = progress.add_task("sampling", total=sampling.steps)
+        batch = generate_batch(
+            sampler,
+            lines,
+            out,
+            scale=scale,
+            on_line=lambda done: progress.update(all_lines, completed=done),
+            on_step=lambda done: progress.update(clip, completed=done),
+        )
+    for error in batch.failed:
+        typer.echo(one_line(str(error)), err=True)
+    there = f", {len(batch.found)} were there" if batch.found else ""
+    typer.echo(f"{out}: {len(batch.generated)} clips generated{there}")
+    if batch.failed:
+        raise TwinreelError(
+            "prompts_failed",
+            f"{len(batch.failed)} of {len(lines)} prompts gave no clip; {INDEX} says why.",
+            subject=str(prompts),
+            remedy="Mend these lines and give the same command: only what is missing is made.",
+        )
 
 
 def plan_train(

@@ -38,31 +38,35 @@ def write_clip(clip: Clip, out: Path, *, scale: int = 1) -> None:
 
     Args:
         clip: what is written.
-        out: the file; its folder is made, the file overwritten.
+        out: the file, in a folder that exists; overwritten, and whole or not there.
         scale: columns and rows written for each generated one, to see small models' frames.
 
     Raises:
-        UsageError: `not_an_mp4`.
+        UsageError: `not_an_mp4` or `folder_missing`.
         MediaError: `not_written`.
     """
-    check_suffix(out)
+    check_out(out)
     frames = clip.frames
     if frames is not None and scale > 1:
         frames = frames.repeat(scale, axis=1).repeat(scale, axis=2)
     try:
-        out.parent.mkdir(parents=True, exist_ok=True)
-        _write(out, frames, clip)
+        partial = out.with_name(f"{out.name}.partial")
+        try:
+            _write(partial, frames, clip)
+            partial.replace(out)
+        finally:
+            partial.unlink(missing_ok=True)
     except OSError as error:
         raise MediaError(
             "not_written", f"The clip cannot be written ({error}).", subject=str(out)
         ) from error
 
 
-def check_suffix(out: Path) -> None:
-    """See that a file is to be an mp4, before the time to make it is spent.
+def check_out(out: Path) -> None:
+    """See that a file is to be an mp4 in a folder that exists, before time is spent on it.
 
     Raises:
-        UsageError: `not_an_mp4`.
+        UsageError: `not_an_mp4` or `folder_missing`.
     """
     if out.suffix.lower() != ".mp4":
         raise UsageError(
@@ -70,6 +74,13 @@ def check_suffix(out: Path) -> None:
             "Clips are written as mp4.",
             subject=str(out),
             remedy="Give it a name that ends in .mp4.",
+        )
+    if not out.parent.is_dir():
+        raise UsageError(
+            "folder_missing",
+            "There is no such folder to write the clip to.",
+            subject=str(out.parent),
+            remedy="Make it, or look for a slip in its name.",
         )
 
 

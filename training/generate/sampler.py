@@ -10,7 +10,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from training.checkpoint import latest_checkpoint, load_weights, missing_checkpoint
+from manifests.fingerprint import fingerprint
+from training.checkpoint import latest_checkpoint, load_weights, missing_checkpoint, read_record
 from training.codecs.codec import AudioCodec, VideoCodec
 from training.data.geometry import geometry_of
 from training.data.order import Shape
@@ -36,6 +37,9 @@ class Sampler:
         run: the run's folder.
         sampling: how; as the recipe says if not given.
 
+    Attributes:
+        fingerprint: of the checkpoint and of how it is sampled.
+
     Raises:
         UsageError: `not_a_run`, `no_checkpoint`, `missing_package`, `missing_weights` or
             `bad_weights`.
@@ -50,6 +54,9 @@ class Sampler:
         checkpoint = latest_checkpoint(run)
         if checkpoint is None:
             raise missing_checkpoint(run)
+        self.fingerprint = fingerprint(
+            [read_record(checkpoint).to_json(), self.sampling.model_dump(mode="json")]
+        )
         self.generator: Generator = build_generator(recipe)
         load_weights(checkpoint, self.generator)
         self.generator.to(self.device).eval()

@@ -9,7 +9,6 @@ import numpy as np
 import pytest
 from torch import Tensor
 
-from curation.demo_bucket import Shape, scenery_clip
 from tests.support.command_line import twinreel
 from training.generate.given import read_audio, read_image, read_video
 from training.generate.request import Request
@@ -17,25 +16,8 @@ from training.generate.sampler import Sampler
 from training.recipe import load_recipe
 
 
-@pytest.fixture(scope="module")
-def run(curated: Path, recipe_file: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("generate") / "run"
-    finished = twinreel(
-        "train", recipe_file, "--data", curated, "--run", folder, "--set", "evaluation.samples=0"
-    )
-    assert finished.code == 0, finished.err
-    return folder
-
-
-@pytest.fixture(scope="module")
-def clip(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    path = tmp_path_factory.mktemp("clip") / "clip.mp4"
-    scenery_clip(path, seed=3, shape=Shape(160, 90, 25, 1.5))
-    return path
-
-
 def test_a_prompt_becomes_a_playable_clip(run: Path, tmp_path: Path) -> None:
-    out = tmp_path / "new folder" / "clip.mp4"
+    out = tmp_path / "clip.mp4"
     finished = twinreel("generate", run, "--prompt", "A voice", "--out", out, "--scale", "4")
     assert finished.code == 0, finished.err
     assert "49 frames of 128 x 64, 2.04 s of audio" in finished.out
@@ -128,6 +110,8 @@ def test_sizes_are_aspects(run: Path) -> None:
         (("--video", "missing.mp4"), "[image_unreadable]"),
         (("--audio", "recipe.yaml"), "[sound_unreadable]"),
         (("--out", "clip.avi"), "[not_an_mp4]"),
+        (("--out", "no such folder/clip.mp4"), "[folder_missing]"),
+        (("--prompts", "prompts.txt"), "[prompt_missing]"),
     ],
 )
 def test_what_cannot_be_generated_is_said(
@@ -136,7 +120,7 @@ def test_what_cannot_be_generated_is_said(
     (tmp_path / "recipe.yaml").write_text("words: 1")
     given = [
         str(tmp_path / part)
-        if part.endswith((".yaml", ".avi"))
+        if part.endswith((".yaml", ".avi", "folder/clip.mp4"))
         else part.replace("CLIP", str(clip))
         for part in arguments
     ]
@@ -144,6 +128,7 @@ def test_what_cannot_be_generated_is_said(
     finished = twinreel("generate", run, "--prompt", "words", *out, *given)
     assert finished.code != 0
     assert words in finished.message
+    assert not (tmp_path / "no such folder").exists()
 
 
 def test_a_folder_without_checkpoints_is_named(curated: Path, tmp_path: Path) -> None:
