@@ -60,6 +60,10 @@ class DistributedContext:
         dist.broadcast_object_list(box, src=0)
         return box[0]
 
+    def wait_for_all(self) -> None:
+        """Go on when every rank has come here."""
+        dist.barrier()
+
 
 @contextlib.contextmanager
 def distributed_context() -> Iterator[DistributedContext]:

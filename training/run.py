@@ -1,22 +1,28 @@
 """The folder of a run: what it was started with, and whether it may go on.
 
-`recipe.yaml`, `dataset.jsonl` (the snapshot), `log.jsonl`, `checkpoints/`.
+`recipe.yaml`, `dataset.arrow` (the snapshot), `log.jsonl`, `checkpoints/`.
 """
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.compute as pc
 
 from manifests.errors import StorageError, UsageError
 from training.checkpoint import Record, latest_checkpoint, read_record
 from training.data.order import Position
-from training.data.snapshot import Snapshot, check_shards
+from training.data.snapshot import Snapshot, check_shards, open_snapshot
 from training.recipe import Recipe, differences, load_recipe
 
 _RECIPE = "recipe.yaml"
-_DATASET = "dataset.jsonl"
+_DATASET = "dataset.arrow"
+_NEW_DATASET = f"{_DATASET}.new"
+"""The data set as it is now, until it is known that the run goes on with it."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -39,7 +45,7 @@ class Start:
 def open_run(
     run: Path,
     recipe: Recipe,
-    read_snapshot: Callable[[], Snapshot],
+    read_snapshot: Callable[[Path], Snapshot],
     code: str,
     *,
     resume: bool,
@@ -50,7 +56,7 @@ def open_run(
     Args:
         run: its folder.
         recipe: what it is asked to do now.
-        read_snapshot: reads the data set's current state.
+        read_snapshot: writes the data set's current state to a file and maps it.
         code: fingerprint of the code that runs now.
         resume: go on with what the folder has.
         accept_changes: go on although recipe, code or data have changed. On changed data the epoch
@@ -59,7 +65,7 @@ def open_run(
     Raises:
         UsageError: `run_exists`, `recipe_changed`, `code_changed`, `dataset_changed` or
             `empty_selection`.
-        StorageError: `shard_missing` or `shard_truncated`.
+        StorageError: `shard_missing`, `shard_truncated` or `run_not_writable`.
     """
     begun = (run / _RECIPE).exists()
     if begun and not resume:
@@ -69,7 +75,9 @@ def open_run(
             subject=str(run),
             remedy="Go on with it by `--resume`, or name another folder.",
         )
-    snapshot = read_snapshot()
+    with _writing(run / _DATASET):
+        run.mkdir(parents=True, exist_ok=True)
+        snapshot = read_snapshot(run / _NEW_DATASET)
     check_shards(snapshot)
     checkpoint = latest_checkpoint(run)
     start = Start(snapshot)
@@ -83,14 +91,19 @@ def open_run(
     return start
 
 
-def write_start(run: Path, recipe: Recipe, snapshot: Snapshot) -> None:
+def write_start(run: Path, recipe: Recipe) -> None:
     """Note what a run is trained with from now on: its weights are those of this recipe.
+
+    To be called once all ranks have the snapshot that `open_run` gave.
 
     Raises:
         StorageError: `run_not_writable`.
     """
-    _write(run, _RECIPE, recipe.to_yaml())
-    _write(run, _DATASET, snapshot.to_json())
+    with _writing(run / _RECIPE):
+        partial = run / f"{_RECIPE}.partial"
+        partial.write_text(recipe.to_yaml(), encoding="utf-8")
+        partial.rename(run / _RECIPE)
+        (run / _NEW_DATASET).rename(run / _DATASET)
 
 
 def read_recipe(run: Path) -> Recipe:
@@ -110,8 +123,20 @@ def read_recipe(run: Path) -> Recipe:
 
 
 def read_dataset(run: Path) -> Snapshot:
-    """The snapshot that a run was last started with."""
-    return Snapshot.from_json((run / _DATASET).read_text(encoding="utf-8"))
+    """The snapshot that a run was last started with.
+
+    Raises:
+        UsageError: `run_without_dataset`.
+    """
+    try:
+        return open_snapshot(run / _DATASET)
+    except FileNotFoundError as error:
+        raise UsageError(
+            "run_without_dataset",
+            f"The run has no {_DATASET}: an earlier version wrote it, or it was removed.",
+            subject=str(run),
+            remedy="Start the run again with `--resume --accept-changes`, which writes it.",
+        ) from error
 
 
 def _check_same(run: Path, recipe: Recipe, code: str, snapshot: Snapshot, record: Record) -> None:
@@ -143,29 +168,30 @@ def _check_same(run: Path, recipe: Recipe, code: str, snapshot: Snapshot, record
 
 
 def _changed_samples(before: Snapshot, now: Snapshot) -> str:
-    old = {sample.sample_id: sample for sample in (*before.train, *before.held_out)}
-    new = {sample.sample_id: sample for sample in (*now.train, *now.held_out)}
-    reworded = sum(
-        old[name].caption != new[name].caption or old[name].split != new[name].split
-        for name in old.keys() & new.keys()
+    columns = ["sample_id", "split", "caption"]
+    old, new = (
+        pa.concat_tables([one.train.table, one.held_out.table]).select(columns)
+        for one in (before, now)
+    )
+    both = new.join(old, "sample_id", join_type="inner", right_suffix="_before")
+    same = pc.and_(
+        pc.equal(pc.fill_null(both["caption"], ""), pc.fill_null(both["caption_before"], "")),
+        pc.equal(both["split"], both["split_before"]),
     )
     return (
-        f"{len(new.keys() - old.keys())} came, {len(old.keys() - new.keys())} went,"
-        f" {reworded} have other words or another split"
+        f"{len(new) - len(both)} came, {len(old) - len(both)} went,"
+        f" {len(both) - (pc.sum(same).as_py() or 0)} have other words or another split"
     )
 
 
-def _write(run: Path, name: str, text: str) -> None:
-    """Write a file whole or not at all."""
+@contextlib.contextmanager
+def _writing(file: Path) -> Iterator[None]:
     try:
-        run.mkdir(parents=True, exist_ok=True)
-        partial = run / f"{name}.partial"
-        partial.write_text(text, encoding="utf-8")
-        partial.rename(run / name)
+        yield
     except OSError as error:
         raise StorageError(
             "run_not_writable",
             f"The run's folder cannot be written ({error.strerror}).",
-            subject=str(run / name),
+            subject=str(file),
             remedy="Name a folder that may be written and has room.",
         ) from error

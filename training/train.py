@@ -16,9 +16,9 @@ from torch import Tensor
 from manifests.errors import TwinreelError, UsageError
 from training.checkpoint import Checkpoints, Record, code_fingerprint
 from training.data.encoders import Encoders
-from training.data.geometry import Geometry, geometry_of
+from training.data.geometry import geometry_of
 from training.data.loader import Loader, RankBatch, SampleReader
-from training.data.order import GlobalBatch, endless, epoch_batches
+from training.data.order import Epoch, GlobalBatch, SampleShapes, endless
 from training.data.snapshot import Snapshot
 from training.distributed import (
     DistributedContext,
@@ -47,14 +47,15 @@ class TrainingRun:
     Attributes:
         recipe: what to train, and how.
         folder: of the run: recipe, data snapshot, log, checkpoints.
-        read_snapshot: reads the data set's current state; called on the first rank alone.
+        read_snapshot: writes the data set's current state to a file and maps it; called on the
+            first rank alone.
         resume: go on from the newest checkpoint, or from the start if there is none.
         accept_changes: go on although recipe, code or data have changed.
     """
 
     recipe: Recipe
     folder: Path
-    read_snapshot: Callable[[], Snapshot]
+    read_snapshot: Callable[[Path], Snapshot]
     resume: bool = False
     accept_changes: bool = False
 
@@ -93,8 +94,9 @@ def _train(run: TrainingRun, context: DistributedContext) -> None:
     )
     if start.checkpoint is not None:
         checkpoints.load(start.checkpoint, generator, optimizer)
+    context.wait_for_all()
     if context.is_first:
-        write_start(run.folder, recipe, start.snapshot)
+        write_start(run.folder, recipe)
 
     # The samples, epoch after epoch, from where the run stands.
     snapshot = start.snapshot
@@ -110,7 +112,8 @@ def _train(run: TrainingRun, context: DistributedContext) -> None:
         ahead=recipe.loader.ahead,
         device=context.device,
     )
-    epoch_of = functools.lru_cache(2)(functools.partial(plan_epoch, snapshot, recipe, geometry))
+    shapes = SampleShapes.of(snapshot.train, geometry.shape_of)
+    epoch_of = functools.lru_cache(2)(functools.partial(plan_epoch, snapshot, recipe, shapes))
     batches = loader.batches(endless(epoch_of, start.position))
 
     skipped = SkippedSteps(run.folder)
@@ -214,21 +217,19 @@ def train_step(
     return totals, norm
 
 
-def plan_epoch(
-    snapshot: Snapshot, recipe: Recipe, geometry: Geometry, epoch: int
-) -> list[GlobalBatch]:
+def plan_epoch(snapshot: Snapshot, recipe: Recipe, shapes: SampleShapes, epoch: int) -> Epoch:
     """The batches of an epoch.
 
     Raises:
         UsageError: `no_usable_samples`: none fits the recipe.
     """
-    batches = epoch_batches(
+    batches = Epoch(
         snapshot.train,
-        geometry.shape_of,
+        shapes,
         tasks=recipe.tasks,
         batch=recipe.batch,
         seed=recipe.seed,
-        epoch=epoch,
+        number=epoch,
     )
     if not batches:
         raise UsageError(
@@ -257,10 +258,8 @@ def _open(run: TrainingRun, code: str, context: DistributedContext) -> Start:
     return cast("Start", context.broadcast(start))
 
 
-def _summary(
-    start: Start, epoch: list[GlobalBatch], generator: Generator, context: DistributedContext
-) -> str:
-    samples = sum(len(batch.samples) for batch in epoch)
+def _summary(start: Start, epoch: Epoch, generator: Generator, context: DistributedContext) -> str:
+    samples = epoch.sample_count
     parameters = sum(parameter.numel() for parameter in generator.parameters())
     trained = sum(one.numel() for one in generator.parameters() if one.requires_grad)
     left_out = len(start.snapshot.train) - samples

@@ -21,7 +21,7 @@ from torch.utils.data import DataLoader, Dataset, Sampler  # noqa: E402
 from manifests.errors import UsageError  # noqa: E402
 from manifests.store.storage import Storage, open_storage  # noqa: E402
 from training.data.media import read_frames, read_waveform  # noqa: E402
-from training.data.order import GlobalBatch, Position, Shape, endless, epoch_batches  # noqa: E402
+from training.data.order import Epoch, Position, SampleShapes, Shape, endless  # noqa: E402
 from training.data.samples import KeptSample, read_members  # noqa: E402
 from training.data.snapshot import check_shards  # noqa: E402
 from training.objective.tasks import TaskName  # noqa: E402
@@ -194,19 +194,22 @@ class Order(Sampler[list[tuple[int, float]]]):
     ) -> None:
         self._kept = samples.samples
         self._dataset = samples.fingerprint
-        self._index = {sample.sample_id: index for index, sample in enumerate(self._kept)}
+        self._shapes = SampleShapes.of(self._kept, _packed_shape)
         self._batch, self._seed, self._rank, self._ranks = batch, seed, rank, ranks
         self._position = Position()
-        self._epoch: tuple[int, list[GlobalBatch]] | None = None
+        self._epoch: tuple[int, Epoch] | None = None
 
     def __len__(self) -> int:
         return len(self._batches(self._position.epoch)) - self._position.batch
 
     def __iter__(self) -> Iterator[list[tuple[int, float]]]:
         batches = self._batches(self._position.epoch)
-        for batch in batches[self._position.batch :]:
+        for number in range(self._position.batch, len(batches)):
+            batch = batches[number]
+            ids = [sample.sample_id for sample in batch.samples]
+            index = dict(zip(ids, batch.indices, strict=True))
             share = batch.share(self._rank, self._ranks)
-            yield [(self._index[sample.sample_id], weight) for sample, weight in share]
+            yield [(index[sample.sample_id], weight) for sample, weight in share]
 
     def step(self) -> None:
         """One more batch is done."""
@@ -243,15 +246,15 @@ class Order(Sampler[list[tuple[int, float]]]):
             "batch_size": self._batch,
         }
 
-    def _batches(self, epoch: int) -> list[GlobalBatch]:
+    def _batches(self, epoch: int) -> Epoch:
         if self._epoch is None or self._epoch[0] != epoch:
-            batches = epoch_batches(
+            batches = Epoch(
                 self._kept,
-                _packed_shape,
+                self._shapes,
                 tasks=_EVERY_SHAPE,
                 batch=self._batch,
                 seed=self._seed,
-                epoch=epoch,
+                number=epoch,
             )
             self._epoch = epoch, batches
         return self._epoch[1]

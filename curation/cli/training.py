@@ -80,13 +80,13 @@ def train(
     typer.echo(f"trained: {run} (try: twinreel generate {run} --prompt TEXT --out clip.mp4)")
 
 
-def read_snapshot(data: str, *, to_train: bool = True) -> Snapshot:
+def read_snapshot(data: str, file: Path | None = None, *, to_train: bool = True) -> Snapshot:
     """The samples that are kept now; a function of its own so that ranks can be sent it."""
     from curation.cli.opening import open_output  # noqa: PLC0415
     from training.data.snapshot import take_snapshot  # noqa: PLC0415
 
     with open_output(data) as connection:
-        return take_snapshot(connection, data, to_train=to_train)
+        return take_snapshot(connection, data, to_train=to_train, file=file)
 
 
 def generate(

@@ -7,10 +7,18 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import overload
 
+import numpy as np
+import numpy.typing as npt
+
+from training.data.sample_table import ORDER_KEY, SampleTable
 from training.data.samples import KeptSample
-from training.objective.keys import key, uniform
+from training.objective.keys import mixed, uniform
 from training.objective.tasks import TASKS, TaskName
+
+_SIZES = ("frames", "fps", "width", "height", "audio_rate_hz", "audio_samples")
+"""The columns of samples that a shape may follow from."""
 
 
 @dataclasses.dataclass(frozen=True, order=True)
@@ -32,11 +40,19 @@ class Shape:
 
 @dataclasses.dataclass(frozen=True)
 class GlobalBatch:
-    """What all ranks together train on in one step: one shape, one task."""
+    """What all ranks together train on in one step: one shape, one task.
+
+    Attributes:
+        shape: that the samples are brought to.
+        task: what is generated and what is given.
+        samples: all ranks' together.
+        indices: of the samples in their table, where they are of one.
+    """
 
     shape: Shape
     task: TaskName
     samples: tuple[KeptSample, ...]
+    indices: tuple[int, ...] = ()
 
     def share(self, rank: int, ranks: int) -> list[tuple[KeptSample, float]]:
         """A rank's samples with their weights, equally many on each rank.
@@ -49,41 +65,112 @@ class GlobalBatch:
         return own + [(self.samples[0], 0.0)] * (count - len(own))
 
 
-def epoch_batches(
-    samples: Sequence[KeptSample],
-    shape_of: Callable[[KeptSample], Shape],
-    *,
-    tasks: Mapping[TaskName, float],
-    batch: int,
-    seed: int,
-    epoch: int,
-) -> list[GlobalBatch]:
-    """Cut an epoch into batches of one shape and one task, each sample in exactly one.
+@dataclasses.dataclass(frozen=True)
+class SampleShapes:
+    """The shapes that samples are brought to.
 
-    Samples are sorted by a hash of (seed, epoch, id): leaving a sample out leaves the order of the
-    others as it was. The last batch of a shape may be smaller.
+    Attributes:
+        shapes: all of them, sorted.
+        of_sample: [samples] which of them is a sample's.
+    """
+
+    shapes: tuple[Shape, ...]
+    of_sample: npt.NDArray[np.int32]
+
+    @classmethod
+    def of(cls, samples: SampleTable, shape_of: Callable[[KeptSample], Shape]) -> SampleShapes:
+        """The shapes of samples; `shape_of` is asked once for all that are alike.
+
+        Args:
+            samples: any.
+            shape_of: the shape that a sample is brought to, by nothing but its sizes and rates.
+        """
+        alike = np.zeros(len(samples), np.int64)
+        for column in _SIZES:
+            _, codes = np.unique(samples.numbers(column), return_inverse=True)
+            _, alike = np.unique(
+                alike * (int(codes.max(initial=0)) + 1) + codes, return_inverse=True
+            )
+        _, first = np.unique(alike, return_index=True)
+        found = [shape_of(samples[int(index)]) for index in first]
+        shapes = sorted(set(found))
+        place = {shape: index for index, shape in enumerate(shapes)}
+        of_kind = np.array([place[shape] for shape in found], np.int32)
+        return cls(tuple(shapes), of_kind[alike])
+
+
+class Epoch(Sequence[GlobalBatch]):
+    """An epoch cut into batches of one shape and one task, each made when it is asked for.
+
+    Each sample is in exactly one. Samples are sorted by a hash of (seed, epoch, id): leaving one
+    out leaves the order of the others as it was. The last batch of a shape may be smaller.
 
     Args:
-        samples: the epoch's samples; those that no task can use are left out.
-        shape_of: the shape that a sample is brought to.
+        samples: the epoch's; those that no task can use are left out.
+        shapes: of the samples.
         tasks: weight of each task; a batch draws among those that its shape allows.
         batch: samples of all ranks together.
         seed: of the run.
-        epoch: counted from 0.
+        number: the epoch's, from 0.
     """
-    buckets: dict[Shape, list[KeptSample]] = {}
-    for sample in sorted(samples, key=lambda one: key("order", seed, epoch, one.sample_id)):
-        buckets.setdefault(shape_of(sample), []).append(sample)
-    batches = []
-    for shape, members in sorted(buckets.items()):
-        possible = {name: weight for name, weight in tasks.items() if can_do(name, shape)}
-        if not possible:
-            continue
-        for start in range(0, len(members), batch):
-            number = start // batch
-            task = _draw(possible, uniform("task", seed, epoch, shape, number))
-            batches.append(GlobalBatch(shape, task, tuple(members[start : start + batch])))
-    return sorted(batches, key=lambda one: key("batch", seed, epoch, one.samples[0].sample_id))
+
+    def __init__(
+        self,
+        samples: SampleTable,
+        shapes: SampleShapes,
+        *,
+        tasks: Mapping[TaskName, float],
+        batch: int,
+        seed: int,
+        number: int,
+    ) -> None:
+        self._samples, self._shapes, self._tasks = samples, shapes.shapes, tasks
+        self._seed, self._number = seed, number
+        ids = samples.numbers(ORDER_KEY).astype(np.uint64, copy=False)
+        usable = np.array(
+            [any(can_do(task, shape) for task in tasks) for shape in shapes.shapes], bool
+        )
+        indices = np.flatnonzero(usable[shapes.of_sample]).astype(np.int32)
+        indices = indices[np.argsort(mixed(ids[indices], "order", seed, number), kind="stable")]
+        kinds = shapes.of_sample[indices]
+        by_shape = np.argsort(kinds, kind="stable")
+        self._indices, kinds = indices[by_shape], kinds[by_shape]
+        # Of each shape the first of every `batch` samples begins one.
+        begins = np.searchsorted(kinds, kinds, side="left")
+        place = np.arange(len(kinds)) - begins
+        starts = np.flatnonzero(place % batch == 0)
+        shuffled = np.argsort(mixed(ids[self._indices[starts]], "batch", seed, number))
+        self._starts = starts[shuffled]
+        self._ends = np.append(starts, len(kinds))[1:][shuffled]
+        self._kinds = kinds[self._starts]
+        self._numbers = (place // batch)[self._starts]
+
+    @property
+    def sample_count(self) -> int:
+        """Samples in all batches."""
+        return len(self._indices)
+
+    def __len__(self) -> int:
+        return len(self._starts)
+
+    @overload
+    def __getitem__(self, index: int) -> GlobalBatch: ...
+    @overload
+    def __getitem__(self, index: slice) -> list[GlobalBatch]: ...
+    def __getitem__(self, index: int | slice) -> GlobalBatch | list[GlobalBatch]:
+        """A batch, or several."""
+        if isinstance(index, slice):
+            return [self[each] for each in range(*index.indices(len(self)))]
+        shape = self._shapes[self._kinds[index]]
+        members = self._indices[self._starts[index] : self._ends[index]].tolist()
+        possible = {name: weight for name, weight in self._tasks.items() if can_do(name, shape)}
+        at = uniform("task", self._seed, self._number, shape, int(self._numbers[index]))
+        return GlobalBatch(
+            shape,
+            _draw(possible, at),
+            tuple(self._samples[member] for member in members),
+            tuple(members),
+        )
 
 
 def can_do(task: TaskName, shape: Shape) -> bool:
@@ -112,7 +199,7 @@ class Position:
 
 
 def endless(
-    epoch_of: Callable[[int], list[GlobalBatch]], start: Position
+    epoch_of: Callable[[int], Sequence[GlobalBatch]], start: Position
 ) -> Iterator[tuple[GlobalBatch, Position]]:
     """Batches from a position on, epoch after epoch, each with the position after it.
 

@@ -33,8 +33,8 @@ class KeptSample:
     caption: str | None
 
 
-def kept_samples(connection: duckdb.DuckDBPyConnection) -> list[KeptSample]:
-    """Samples of kept clips, in the order in which they lie in the shards.
+def kept_samples_sql() -> str:
+    """The query for samples of kept clips, its columns those of `KeptSample`.
 
     Membership and words come from the manifests: a clip that a stricter policy rejects is not here,
     though its bytes are still in the tar.
@@ -44,10 +44,12 @@ def kept_samples(connection: duckdb.DuckDBPyConnection) -> list[KeptSample]:
         " sample.frames, sample.fps, sample.width, sample.height, sample.audio_rate_hz,"
         " sample.audio_samples, split, caption.text AS caption"
     )
-    rows = connection.sql(
-        f"SELECT {columns} FROM dataset WHERE state = 'keep' AND sample.status = 'ok'"
-        " ORDER BY sample.shard, sample.offset_bytes"
-    ).to_arrow_table()
+    return f"SELECT {columns} FROM dataset WHERE state = 'keep' AND sample.status = 'ok'"
+
+
+def kept_samples(connection: duckdb.DuckDBPyConnection) -> list[KeptSample]:
+    """Samples of kept clips, in the order in which they lie in the shards."""
+    rows = connection.sql(f"{kept_samples_sql()} ORDER BY shard, offset_bytes").to_arrow_table()
     return [KeptSample(**row) for row in rows.to_pylist()]
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 
@@ -15,6 +14,7 @@ from training.checkpoint import latest_checkpoint, load_weights, missing_checkpo
 from training.codecs.codec import AudioCodec, VideoCodec
 from training.data.geometry import geometry_of
 from training.data.order import Shape
+from training.data.sample_table import most_common_size
 from training.generate.clip import Clip
 from training.generate.given import displayed_size, read_audio, read_image, read_video
 from training.generate.guidance import guided
@@ -65,9 +65,7 @@ class Sampler:
         )
         self.video_codec: VideoCodec = recipe.video.codec.build().to(self.device).eval()
         self.audio_codec: AudioCodec = recipe.audio.codec.build().to(self.device).eval()
-        self._shapes = Counter(
-            (sample.width, sample.height) for sample in read_dataset(run).train if sample.frames
-        )
+        self._trained_aspect = most_common_size(read_dataset(run).train)
 
     @torch.no_grad()
     def generate(self, request: Request, on_step: Callable[[int], None] | None = None) -> Clip:
@@ -98,7 +96,7 @@ class Sampler:
         seen = request.image or request.video
         if seen is not None:
             return displayed_size(seen)
-        return self._shapes.most_common(1)[0][0] if self._shapes else (16, 9)
+        return self._trained_aspect or (16, 9)
 
     def _given(
         self, request: Request, shape: Shape, task: Task

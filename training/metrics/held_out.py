@@ -7,16 +7,18 @@ from collections import defaultdict
 from collections.abc import Sequence
 from typing import Literal
 
+import numpy as np
 import torch
 
 from training.data.geometry import Geometry, geometry_of
 from training.data.loader import Encoded, SampleReader, collate
 from training.data.order import GlobalBatch, Shape, can_do
+from training.data.sample_table import ORDER_KEY, SampleTable
 from training.data.samples import KeptSample
 from training.distributed import DistributedContext
 from training.models.generator import Generator
 from training.objective.flow import shift_sigma
-from training.objective.keys import key
+from training.objective.keys import mixed
 from training.objective.loss import errors, generated_elements
 from training.objective.noise import Draw, noise_like
 from training.objective.tasks import MODALITIES, TASKS, TaskName
@@ -61,7 +63,7 @@ class HeldOutLoss:
     def measure(
         self,
         generator: Generator,
-        samples: Sequence[KeptSample],
+        samples: SampleTable,
         reader: SampleReader,
         context: DistributedContext,
         *,
@@ -104,24 +106,26 @@ class HeldOutLoss:
         weights = {"video": self.loss.video, "audio": self.loss.audio}
         return {**means, "loss": sum(weights[name] * value for name, value in means.items())}
 
-    def _pairs(self, samples: Sequence[KeptSample], task: TaskName) -> dict[Shape, list[_Pair]]:
+    def _pairs(self, samples: SampleTable, task: TaskName) -> dict[Shape, list[_Pair]]:
         buckets: dict[Shape, list[KeptSample]] = {}
-        # Sorted by a hash, so that a part of a large held-out set is a fair part.
-        by_hash = sorted(samples, key=lambda one: key("held out", one.sample_id))
-        for sample in by_hash:
+        # By a hash, so that a part of a large held-out set is a fair part.
+        hashed = mixed(samples.numbers(ORDER_KEY).astype(np.uint64, copy=False), "held out")
+        room = self.evaluation.samples
+        for index in np.argsort(hashed, kind="stable"):
+            if not room:
+                break
+            sample = samples[int(index)]
             shape = self.geometry.shape_of(sample)
             if can_do(task, shape):
                 buckets.setdefault(shape, []).append(sample)
-        limit = self.evaluation.samples
-        pairs: dict[Shape, list[_Pair]] = {}
-        for shape, members in sorted(buckets.items()):
-            chosen = members[: max(0, limit)]
-            limit -= len(chosen)
-            pairs[shape] = [
+                room -= 1
+        return {
+            shape: [
                 _Pair(sample, chosen[(index + 1) % len(chosen)], shape)
                 for index, sample in enumerate(chosen)
             ]
-        return pairs
+            for shape, chosen in sorted(buckets.items())
+        }
 
     def _judge(
         self,

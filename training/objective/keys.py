@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import hashlib
 
+import numpy as np
+import numpy.typing as npt
 import torch
 
 
@@ -24,3 +26,16 @@ def generator(*parts: object) -> torch.Generator:
 def uniform(*parts: object) -> float:
     """A number in [0, 1)."""
     return key(*parts) / 2.0**63
+
+
+def mixed(values: npt.NDArray[np.uint64], *parts: object) -> npt.NDArray[np.uint64]:
+    """Keys of many values at once, one for each: equal value and parts, equal key.
+
+    The finaliser of SplitMix64 (Steele, Lea and Flood 2014, "Fast splittable pseudorandom number
+    generators"), which gives different values different keys.
+    """
+    found = values ^ np.uint64(key(*parts))
+    with np.errstate(over="ignore"):
+        found = (found ^ (found >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
+        found = (found ^ (found >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
+    return found ^ (found >> np.uint64(31))
