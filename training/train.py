@@ -94,9 +94,7 @@ def _train(run: TrainingRun, context: DistributedContext) -> None:
     )
     if start.checkpoint is not None:
         checkpoints.load(start.checkpoint, generator, optimizer)
-    context.wait_for_all()
-    if context.is_first:
-        write_start(run.folder, recipe)
+    _note_start(run, context)
 
     # The samples, epoch after epoch, from where the run stands.
     snapshot = start.snapshot
@@ -256,6 +254,13 @@ def _open(run: TrainingRun, code: str, context: DistributedContext) -> Start:
             accept_changes=run.accept_changes,
         )
     return cast("Start", context.broadcast(start))
+
+
+def _note_start(run: TrainingRun, context: DistributedContext) -> None:
+    # Only when all have mapped the new snapshot does it get the run's name.
+    context.wait_for_all()
+    if context.is_first:
+        write_start(run.folder, run.recipe)
 
 
 def _summary(start: Start, epoch: Epoch, generator: Generator, context: DistributedContext) -> str:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import io
 import shutil
 import tarfile
@@ -10,7 +9,6 @@ from pathlib import Path
 from typing import Any
 
 import av
-import duckdb
 import numpy as np
 import pytest
 import soundfile
@@ -18,7 +16,7 @@ import torch
 from torch.utils.data import DataLoader
 
 import twinreel
-from training.data.samples import KeptSample, kept_samples
+from training.data.samples import kept_samples_sql
 from twinreel import CuratedSamples
 
 
@@ -59,15 +57,16 @@ def ids(samples: Any) -> list[str]:
 
 
 def test_iterating_goes_through_epochs_and_on_from_a_state(curated: Path) -> None:
-    samples = CuratedSamples(curated, seed=3)
-    first, second = ids(samples), ids(samples)
+    samples = CuratedSamples(curated, seed=4)
+    first, second, *later = (ids(samples) for _ in range(6))
     assert sorted(first) == sorted(second) == ids(samples[index] for index in range(5))
-    assert first != second
-    begun = CuratedSamples(curated, seed=3)
+    # One of 120 orders comes twice in a row now and then, but not six times.
+    assert any(first != other for other in (second, *later))
+    begun = CuratedSamples(curated, seed=4)
     taken = [sample["sample_id"] for sample, _ in zip(begun, range(2), strict=False)]
     # `zip` takes a third sample before it sees that the numbers are at an end.
     state = begun.state_dict()
-    resumed = CuratedSamples(curated, seed=3)
+    resumed = CuratedSamples(curated, seed=4)
     resumed.load_state_dict(state)
     assert [*taken, first[2], *ids(resumed)] == first
     assert ids(resumed) == second
@@ -107,12 +106,9 @@ def test_a_loader_has_the_seed_of_its_samples(curated: Path) -> None:
 def test_what_is_held_out_needs_nothing_to_train_on(
     curated: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def held_out(connection: duckdb.DuckDBPyConnection) -> list[KeptSample]:
-        kept = kept_samples(connection)
-        return [dataclasses.replace(sample, split="held_out") for sample in kept]
-
+    held_out = f"SELECT * REPLACE ('held_out' AS split) FROM ({kept_samples_sql()})"
     assert len(CuratedSamples(curated, split="held_out")) == 0
-    monkeypatch.setattr("training.data.snapshot.kept_samples", held_out)
+    monkeypatch.setattr("training.data.snapshot.kept_samples_sql", lambda: held_out)
     assert len(CuratedSamples(curated, split="held_out")) == 5
     for split, code in (("train", "empty_selection"), ("held-out", "unknown_split")):
         with pytest.raises(twinreel.TwinreelError) as caught:

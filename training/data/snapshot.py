@@ -49,7 +49,7 @@ class Snapshot:
 
     def __reduce__(self) -> tuple[Any, ...]:
         if self.file is not None:
-            return open_snapshot, (self.file,)
+            return _open_sent, (self.file,)
         return Snapshot, (self.out, self.train, self.held_out, self.identity)
 
 
@@ -103,6 +103,19 @@ def open_snapshot(file: Path) -> Snapshot:
         OSError: it cannot be read.
     """
     return dataclasses.replace(_read(pa.memory_map(str(file))), file=file)
+
+
+def _open_sent(file: Path) -> Snapshot:
+    """What another process has written, on this machine or one that shares the folder."""
+    try:
+        return open_snapshot(file)
+    except FileNotFoundError as error:
+        raise StorageError(
+            "run_not_shared",
+            "This rank's machine does not see the file that the first rank wrote.",
+            subject=str(file),
+            remedy="Put the run into a folder that all machines share.",
+        ) from error
 
 
 def check_shards(snapshot: Snapshot) -> None:
