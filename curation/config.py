@@ -79,10 +79,11 @@ class GateSettings(Settings):
 class CaptionSettings(Settings):
     """Which captions kept clips get, and who writes them."""
 
-    backend: Literal["attributes", "endpoint", "vllm"] = pydantic.Field(
+    backend: Literal["attributes", "carried", "endpoint", "vllm"] = pydantic.Field(
         "attributes",
-        description="attributes: sentences made of the measurements; endpoint: a multimodal model"
-        " behind an address; vllm: one on the job's own GPUs",
+        description="attributes: sentences made of the measurements; carried: the words that came"
+        " with a file, and attributes where none did; endpoint: a multimodal model behind an"
+        " address; vllm: one on the job's own GPUs",
     )
     style: CaptionForm = pydantic.Field(
         "ovi", description="ovi: tags at the end; ovi-960: `Audio:`; ovi-audio: for sound alone"
@@ -102,8 +103,8 @@ class CaptionSettings(Settings):
     def model(self) -> str | None:
         """The model's name; None if it has not been given."""
         chosen = {"endpoint": self.endpoint, "vllm": self.vllm}.get(self.backend)
-        if self.backend == "attributes":
-            return "attributes"
+        if self.backend in ("attributes", "carried"):
+            return self.backend
         return chosen.model if chosen is not None else None
 
     def words_key(self) -> dict[str, Any]:

@@ -108,7 +108,11 @@ def run_curation(
             (`out_busy`).
     """
     chosen = _checked_phases(phases)
-    listing = list_inputs(inputs, configuration.inputs.skip_suffixes)
+    listing = list_inputs(
+        inputs,
+        configuration.inputs.skip_suffixes,
+        captions=configuration.caption.backend == "carried",
+    )
     files = listing.files[:limit] if limit is not None else listing.files
     with _job(out, configuration, address, resolve(configuration)) as job:
         job.notes += _say_what_is_missing(configuration, job.resolved)

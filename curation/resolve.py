@@ -11,6 +11,7 @@ from typing import Any
 import pyarrow as pa
 
 from curation.captions.attributes import ATTRIBUTES_VERSION
+from curation.captions.carried import CARRIED_VERSION
 from curation.config import JobConfiguration
 from curation.phases.missing import lacking_for_captions, missing_parts
 from manifests.errors import UsageError
@@ -288,12 +289,16 @@ def _profile(configuration: JobConfiguration, fingerprints: Mapping[str, str]) -
 def _captions(configuration: JobConfiguration, fingerprints: Mapping[str, str]) -> str:
     """What captions depend on.
 
-    Sentences made of measurements follow them. A model's words cost money and do not: they stay
+    Sentences made of measurements follow them, and where a file brings no words there are such. A
+    model's words cost money and do not: they stay
     when a measurement that its prompt mentions is made anew.
     """
     caption = configuration.caption
+    measured = [ATTRIBUTES_VERSION, caption.style, dict(fingerprints)]
     if caption.backend == "attributes":
-        return fingerprint([ATTRIBUTES_VERSION, caption.style, dict(fingerprints)])
+        return fingerprint(measured)
+    if caption.backend == "carried":
+        return fingerprint([CARRIED_VERSION, *measured])
     return fingerprint([CAPTION_VERSION, caption.backend, caption.words_key()])
 
 

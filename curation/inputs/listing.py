@@ -9,6 +9,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
 from curation.inputs.file import InputFile, failed_file, local_file, unaddressable
+from curation.inputs.sidecar import with_captions
 from curation.inputs.table import read_table
 from manifests.errors import MediaError, StorageError, UsageError
 from manifests.store.address import ObjectAddress, local_uri, parse_address
@@ -27,7 +28,9 @@ class Listing:
     skipped: int
 
 
-def list_inputs(inputs: Sequence[str], skip_suffixes: Sequence[str]) -> Listing:
+def list_inputs(
+    inputs: Sequence[str], skip_suffixes: Sequence[str], *, captions: bool = False
+) -> Listing:
     """All files of the inputs, sorted by uri, each once.
 
     Args:
@@ -35,19 +38,20 @@ def list_inputs(inputs: Sequence[str], skip_suffixes: Sequence[str]) -> Listing:
             of URIs with the column `uri`, optionally `start_s` and `end_s`; other columns are
             carried over. What is wrong with one row or sub-folder is the `error` of its file.
         skip_suffixes: files of a folder or prefix that are not media.
+        captions: whether those of them are read that lie beside a file and may hold its caption.
 
     Raises:
         UsageError: `input_missing`, `input_empty`, `input_unreadable`, `input_table_unreadable`.
     """
     found: dict[str, InputFile] = {}
-    skipped = 0
+    sidecars: list[InputFile] = []
     for text in inputs:
         suffixes = tuple(suffix.lower() for suffix in skip_suffixes)
         count = 0
         for file in _files_of(text):
             count += 1
             if isinstance(file, _Candidate) and file.file.uri.lower().endswith(suffixes):
-                skipped += 1
+                sidecars.append(file.file)
                 continue
             entry = file.file if isinstance(file, _Candidate) else file
             found[entry.uri] = _joined(found.get(entry.uri), entry)
@@ -58,11 +62,13 @@ def list_inputs(inputs: Sequence[str], skip_suffixes: Sequence[str]) -> Listing:
     if not found:
         raise UsageError(
             "input_empty",
-            f"None of its {skipped} files could be media, by their suffixes.",
+            f"None of its {len(sidecars)} files could be media, by their suffixes.",
             subject=", ".join(inputs),
             remedy="Set inputs.skip_suffixes=[] to look at them all the same.",
         )
-    return Listing([found[uri] for uri in sorted(found)], skipped)
+    if captions:
+        found = {file.uri: file for file in with_captions(found.values(), sidecars)}
+    return Listing([found[uri] for uri in sorted(found)], len(sidecars))
 
 
 @dataclasses.dataclass(frozen=True)

@@ -1,8 +1,9 @@
 """The phase `caption`: words for clips that have none in the job's style, and their verification.
 
-Captioned is what every gate keeps that does not itself speak of captions. Words are written either
-from the measurements or by a multimodal model; what a model wrote is held against the transcript
-and the tagger, again whenever these have changed, without asking the model again.
+Captioned is what every gate keeps that does not itself speak of captions. Words are written from
+the measurements, taken from beside the file, or written by a multimodal model; what came from
+elsewhere is held against the transcript and the tagger, again whenever these have changed, without
+asking the model again.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ import duckdb
 from curation.captions import vllm
 from curation.captions.answer import Answer
 from curation.captions.attributes import caption as describe
+from curation.captions.carried import COLUMN, carried_caption
 from curation.captions.client import CaptionOutcome, CaptionRequest, caption_all
 from curation.captions.prompt import ClipFacts
 from curation.captions.verify import verify
@@ -49,11 +51,13 @@ def caption(job: Job) -> None:
     assert selected is not None
     writer = _Writer(settings, fingerprint=selected[1])
     with job.output.connect() as connection:
-        rows = _without_caption(connection, job.configuration.gate_list())
+        gates = job.configuration.gate_list()
         if settings.backend == "attributes":
-            _describe(job.output, rows, writer)
+            _describe(job.output, _lacking(connection, gates), writer)
             return
-        if len(rows):
+        if settings.backend == "carried":
+            _carry(job.output, _lacking(connection, gates, or_where=_OTHER_WORDS), writer)
+        elif len(rows := _lacking(connection, gates)):
             _ask(job, rows, writer)
     _verify_again(job.output)
 
@@ -66,9 +70,14 @@ class _Writer:
     fingerprint: str
 
     def row(
-        self, clip_id: str, *, answer: Answer | None = None, error: ErrorRecord | None = None
+        self,
+        clip_id: str,
+        *,
+        answer: Answer | None = None,
+        error: ErrorRecord | None = None,
+        model: str | None = None,
     ) -> CaptionRow:
-        """A clip's row: what was written, or why nothing was."""
+        """A clip's row: what was written, or why nothing was; by the settings' model or another."""
         return CaptionRow(
             clip_id=clip_id,
             style=self.settings.style,
@@ -77,7 +86,7 @@ class _Writer:
             speech=_SPEECH_DIVIDER.join(answer.speech)
             if answer is not None and answer.speech
             else None,
-            model=self.settings.model or "",
+            model=model or self.settings.model or "",
             verified=None,
             requests=None,
             input_tokens=None,
@@ -94,14 +103,30 @@ def decides(connection: duckdb.DuckDBPyConnection, gates: Sequence[Gate]) -> boo
     return len(gates_without(connection, gates, ("caption",))) < len(gates)
 
 
-def _without_caption(connection: duckdb.DuckDBPyConnection, gates: Sequence[Gate]) -> StoredRows:
-    """Clips that only captions keep from being kept and that have none, or one to try again."""
+_CARRIED_WORDS = f"trim(regexp_replace(d.carried['{COLUMN}'], '\\s+', ' ', 'g'))"
+_OTHER_WORDS = f"""(CASE WHEN coalesce({_CARRIED_WORDS}, '') = ''
+    THEN d.caption.model = 'carried'
+    ELSE d.caption.model <> 'carried' OR d.caption.text <> {_CARRIED_WORDS} END)"""
+"""Where the words that came with a file are others than its clips have."""
+
+
+def _lacking(
+    connection: duckdb.DuckDBPyConnection, gates: Sequence[Gate], *, or_where: str = "FALSE"
+) -> StoredRows:
+    """Clips that only captions keep from being kept and that have none, or one to try again.
+
+    Args:
+        connection: to the tables.
+        gates: the job's.
+        or_where: which others, as SQL over `dataset d`.
+    """
     others = gates_without(connection, gates, ("caption",))
     connection.register("verdicts", decide(connection, others))
     rows = StoredRows(
         connection,
-        """SELECT d.* FROM dataset d JOIN verdicts v USING (clip_id)
-        WHERE v.state = 'keep' AND (d.caption IS NULL OR d.caption.error.retryable)
+        f"""SELECT d.* FROM dataset d JOIN verdicts v USING (clip_id)
+        WHERE v.state = 'keep'
+        AND (d.caption IS NULL OR d.caption.error.retryable OR {or_where})
         ORDER BY d.clip_id""",
     )
     connection.unregister("verdicts")
@@ -111,10 +136,29 @@ def _without_caption(connection: duckdb.DuckDBPyConnection, gates: Sequence[Gate
 def _describe(output: Output, rows: StoredRows, writer: _Writer) -> None:
     batch = Batch(output)
     for row in rows:
-        words = describe(row, style=writer.settings.style)
-        written = Answer(words.text, (words.speech,) if words.speech else (), words.audio)
-        batch.add({"captions": [writer.row(row["clip_id"], answer=written)]})
+        batch.add({"captions": [writer.row(row["clip_id"], answer=_described(row, writer))]})
     batch.flush()
+
+
+def _carry(output: Output, rows: StoredRows, writer: _Writer) -> None:
+    """Take the words that came with the clips' files; where none did, describe the clip."""
+    batch = Batch(output)
+    for row in rows:
+        words = carried_caption(dict(row["carried"] or ()))
+        if words is None:
+            described = _described(row, writer)
+            taken = writer.row(row["clip_id"], answer=described, model="attributes")
+        else:
+            taken = writer.row(row["clip_id"], answer=words)
+            taken = dataclasses.replace(taken, verified=_verified(row, words))
+        batch.add({"captions": [taken]})
+    batch.flush()
+
+
+def _described(row: Mapping[str, Any], writer: _Writer) -> Answer:
+    """What was measured of a clip, as a caption."""
+    words = describe(row, style=writer.settings.style)
+    return Answer(words.text, (words.speech,) if words.speech else (), words.audio)
 
 
 def _ask(job: Job, rows: StoredRows, writer: _Writer) -> None:
@@ -281,7 +325,9 @@ def _verify_again(output: Output) -> None:
     batch = Batch(output)
     with output.connect() as connection:
         for row in StoredRows(
-            connection, "SELECT * FROM dataset WHERE caption.status = 'ok' ORDER BY clip_id"
+            connection,
+            "SELECT * FROM dataset WHERE caption.status = 'ok' AND caption.model <> 'attributes'"
+            " ORDER BY clip_id",
         ):
             known = row["caption"]
             speech = tuple(known["speech"].split(_SPEECH_DIVIDER)) if known["speech"] else ()
