@@ -30,7 +30,8 @@ from manifests.explore.open import open_view
 from manifests.store.sql import quote_text
 from manifests.store.storage import open_storage
 from training.checkpoint import latest_checkpoint, load_weights
-from training.codecs.log_mel import log_mel, mel_filters
+from training.codecs.fit import load_fit
+from training.codecs.spectra import log_mel, mel_filters
 from training.data.encoders import Encoders
 from training.data.geometry import geometry_of
 from training.data.loader import SampleReader
@@ -132,7 +133,7 @@ def conditions(run: Path) -> list[dict[str, Any]]:
     assert checkpoint is not None
     generator = build_generator(recipe)
     load_weights(checkpoint, generator)
-    encoders = Encoders.of(recipe, torch.device("cpu"))
+    encoders = load_fit(Encoders.of(recipe, torch.device("cpu")), run)
     reader = SampleReader(snapshot.out, encoders, cache_mb=1024)
     held_out = HeldOutLoss.of(recipe)
     rows = []

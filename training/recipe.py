@@ -22,21 +22,25 @@ from manifests.settings import (
     validate,
 )
 from training.codecs.log_mel import LogMelSettings
+from training.codecs.log_mel_pca import LogMelPcaSettings
 from training.codecs.mmaudio import MmAudioSettings
+from training.codecs.pca import PcaSettings
 from training.codecs.pixels import PixelPatchesSettings
 from training.codecs.wan import WanSettings
 from training.generate.solver import SolverName
 from training.models.family import ModelSettings
 from training.models.registry import find_family
+from training.objective.flow import Prediction
 from training.objective.tasks import TaskName
 from training.text.byte_encoder import ByteTextSettings
 from training.text.umt5 import Umt5Settings
+from training.text.word_encoder import WordTextSettings
 
 
 class VideoSettings(Settings):
     """Video as the model sees it."""
 
-    codec: Annotated[PixelPatchesSettings | WanSettings, Field(discriminator="kind")]
+    codec: Annotated[PixelPatchesSettings | PcaSettings | WanSettings, Field(discriminator="kind")]
     area_px: int = Field(518_400, ge=64, description="rows x columns")
     frames: int = Field(121, ge=1, description="of a sample, at most")
     fps: float = Field(24.0, gt=0, description="samples at another rate are not used")
@@ -45,7 +49,9 @@ class VideoSettings(Settings):
 class AudioSettings(Settings):
     """Audio as the model sees it."""
 
-    codec: Annotated[LogMelSettings | MmAudioSettings, Field(discriminator="kind")]
+    codec: Annotated[
+        LogMelSettings | LogMelPcaSettings | MmAudioSettings, Field(discriminator="kind")
+    ]
 
 
 class FlowSettings(Settings):
@@ -143,6 +149,10 @@ class Recipe(Settings):
     batch: int = Field(ge=1, description="samples a step, of all ranks together")
     micro_batch: int = Field(1, ge=1, description="samples that a rank holds at once")
     caption_dropout: float = Field(0.1, ge=0, le=1)
+    prediction: Prediction = Field(
+        "velocity",
+        description="what the model's output is: the velocity, as in Ovi, or the data",
+    )
     precision: Literal["auto", "fp32", "bf16"] = Field(
         "auto", description="of matrix products: bf16 on CUDA, fp32 elsewhere"
     )
@@ -152,7 +162,7 @@ class Recipe(Settings):
     model: pydantic.SerializeAsAny[ModelSettings]
     video: VideoSettings
     audio: AudioSettings
-    text: Annotated[ByteTextSettings | Umt5Settings, Field(discriminator="kind")]
+    text: Annotated[ByteTextSettings | WordTextSettings | Umt5Settings, Field(discriminator="kind")]
     flow: FlowSettings = FlowSettings()
     loss: LossSettings = LossSettings()
     optimizer: OptimizerSettings = OptimizerSettings()

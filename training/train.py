@@ -15,6 +15,7 @@ from torch import Tensor
 
 from manifests.errors import TwinreelError, UsageError
 from training.checkpoint import Checkpoints, Record, code_fingerprint
+from training.codecs.fit import begin_fit
 from training.data.encoders import Encoders
 from training.data.geometry import geometry_of
 from training.data.loader import Loader, RankBatch, SampleReader
@@ -99,7 +100,10 @@ def _train(run: TrainingRun, context: DistributedContext) -> None:
     # The samples, epoch after epoch, from where the run stands.
     snapshot = start.snapshot
     reader = SampleReader(
-        snapshot.out, encoders, text_length=recipe.text.length, cache_mb=recipe.loader.cache_mb
+        snapshot.out,
+        begin_fit(encoders, recipe, run.folder, start, context),
+        text_length=recipe.text.length,
+        cache_mb=recipe.loader.cache_mb,
     )
     loader = Loader(
         reader,

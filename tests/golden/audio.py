@@ -8,7 +8,7 @@ import torch
 
 from tests.golden.files import Checks, Golden, compare
 from training.codecs.bigvgan import BigVgan, BigVganSize
-from training.codecs.log_mel import log_mel, mel_filters
+from training.codecs.spectra import log_mel, mel_filters
 from training.codecs.spectrogram_vae import SpectrogramVae, SpectrogramVaeSize
 
 _RATE_HZ = 16_000

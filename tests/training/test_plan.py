@@ -57,7 +57,7 @@ def test_recipes_survive_being_written(name: str, tmp_path_factory: pytest.TempP
 @pytest.mark.parametrize("dim", [128, 256])
 def test_activations_are_about_what_is_kept(dim: int) -> None:
     settings = (f"model.dim={dim}", f"model.ffn_dim={4 * dim}", "precision=fp32")
-    recipe = load_recipe("tiny", settings)
+    recipe = load_recipe("tiny-patches", settings)
     generator, geometry = build_generator(recipe), geometry_of(recipe)
     shape = Shape(121, 32, 64, 80_667)
     kept: dict[int, int] = {}

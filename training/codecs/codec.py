@@ -7,6 +7,7 @@ are worked out of it alone.
 from __future__ import annotations
 
 import abc
+from collections.abc import Iterable
 from typing import ClassVar
 
 from torch import Tensor, nn
@@ -46,6 +47,28 @@ class AudioCodec(nn.Module, abc.ABC):
     @abc.abstractmethod
     def decode(self, latent: Tensor) -> Tensor:
         """A waveform [B, length * stride] in [-1, 1]."""
+
+
+class FittedVideoCodec(VideoCodec):
+    """A codec that is fitted to a run's samples before its first step, and kept with the run.
+
+    What is fitted is in its buffers.
+    """
+
+    @abc.abstractmethod
+    def fit(self, clips: Iterable[Tensor]) -> None:
+        """Fit it to clips [3, frames, rows, columns] in [-1, 1]; equal clips, equal fit."""
+
+
+class FittedAudioCodec(AudioCodec):
+    """A codec that is fitted to a run's samples before its first step, and kept with the run.
+
+    What is fitted is in its buffers.
+    """
+
+    @abc.abstractmethod
+    def fit(self, clips: Iterable[Tensor]) -> None:
+        """Fit it to waveforms [samples] in [-1, 1]; equal clips, equal fit."""
 
 
 class VideoCodecSettings(PartSettings, abc.ABC):

@@ -16,7 +16,7 @@ from torch import Tensor
 from stages.weights.load import bad_weights, load_into, load_state_dict
 from training.codecs.bigvgan import BigVgan, BigVganSize
 from training.codecs.codec import AudioCodec, AudioCodecSettings
-from training.codecs.log_mel import HOP, log_mel, mel_filters, spectrum_count
+from training.codecs.spectra import HOP, log_mel, mel_filters, spectrum_count
 from training.codecs.spectrogram_vae import SpectrogramVae, SpectrogramVaeSize
 
 _SPECTRA_A_LATENT = 2

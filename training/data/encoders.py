@@ -71,6 +71,16 @@ class Encoders:
                 lazy.get()
         return self
 
+    @property
+    def video_codec(self) -> VideoCodec:
+        """The codec itself, on its device."""
+        return self._video.get()
+
+    @property
+    def audio_codec(self) -> AudioCodec:
+        """The codec itself, on its device."""
+        return self._audio.get()
+
     @torch.no_grad()
     def video(self, frames: Tensor) -> Tensor:
         """Latents [B, channels, F, H, W] of frames [B, 3, frames, rows, columns] in [-1, 1]."""

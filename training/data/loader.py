@@ -23,6 +23,17 @@ _BYTES_OF_MB = 1 << 20
 
 
 @dataclasses.dataclass(frozen=True)
+class Media:
+    """A sample's frames [3, frames, rows, columns] and waveform [samples], both in [-1, 1].
+
+    None where it has none.
+    """
+
+    frames: Tensor | None
+    waveform: Tensor | None
+
+
+@dataclasses.dataclass(frozen=True)
 class Encoded:
     """What a model is given of a sample.
 
@@ -121,10 +132,16 @@ class SampleReader:
             return None
         return pad_text(self._encoders.text([""])[0], self._text_length)
 
-    def _encode(self, sample: KeptSample, shape: Shape) -> Encoded:
+    def media(self, sample: KeptSample, shape: Shape) -> Media:
+        """A sample's frames and waveform, as they are encoded.
+
+        Raises:
+            StorageError: `storage_missing` or `sample_corrupt`.
+            MediaError: `sample_unreadable`.
+        """
         members = read_members(self._storage, sample)
         subject = f"{self._storage.url(sample.shard)} ({sample.sample_id})"
-        video = audio = text = None
+        frames = waveform = None
         if shape.frames:
             extension = "video.npy" if "video.npy" in members else "mp4"
             frames = read_frames(
@@ -135,7 +152,6 @@ class SampleReader:
                 height=shape.height,
                 subject=subject,
             )
-            video = self._encoders.video(frames[None])[0]
         if shape.audio_samples:
             waveform = read_waveform(
                 members["flac"] if "flac" in members else members["wav"],
@@ -143,7 +159,15 @@ class SampleReader:
                 rate_hz=self._encoders.audio_rate_hz,
                 subject=subject,
             )
-            audio = self._encoders.audio(waveform[None])[0]
+        return Media(frames, waveform)
+
+    def _encode(self, sample: KeptSample, shape: Shape) -> Encoded:
+        media = self.media(sample, shape)
+        video = audio = text = None
+        if media.frames is not None:
+            video = self._encoders.video(media.frames[None])[0]
+        if media.waveform is not None:
+            audio = self._encoders.audio(media.waveform[None])[0]
         if self._encoders.has_text:
             (text,) = self._encoders.text([sample.caption or ""])
         return Encoded(video, audio, text)

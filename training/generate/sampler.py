@@ -12,6 +12,8 @@ from torch import Tensor
 from manifests.fingerprint import fingerprint
 from training.checkpoint import latest_checkpoint, load_weights, missing_checkpoint, read_record
 from training.codecs.codec import AudioCodec, VideoCodec
+from training.codecs.fit import load_fit
+from training.data.encoders import Encoders
 from training.data.geometry import geometry_of
 from training.data.order import Shape
 from training.data.sample_table import most_common_size
@@ -43,7 +45,7 @@ class Sampler:
     Raises:
         UsageError: `not_a_run`, `no_checkpoint`, `missing_package`, `missing_weights` or
             `bad_weights`.
-        StorageError: `checkpoint_unreadable`.
+        StorageError: `checkpoint_unreadable` or `codecs_unreadable`.
     """
 
     def __init__(self, run: Path, sampling: SamplingSettings | None = None) -> None:
@@ -63,8 +65,9 @@ class Sampler:
         self.text_encoder: TextEncoder = (
             self.generator.text_encoder or recipe.text.build().to(self.device).eval()
         )
-        self.video_codec: VideoCodec = recipe.video.codec.build().to(self.device).eval()
-        self.audio_codec: AudioCodec = recipe.audio.codec.build().to(self.device).eval()
+        encoders = load_fit(Encoders.of(recipe, self.device), run)
+        self.video_codec: VideoCodec = encoders.video_codec
+        self.audio_codec: AudioCodec = encoders.audio_codec
         self._trained_aspect = most_common_size(read_dataset(run).train)
 
     @torch.no_grad()

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from training.data.geometry import geometry_of
 from training.models.family import InputFormat, JointModel
 from training.models.registry import find_family
+from training.objective.flow import Prediction, interpolate, velocity, velocity_towards
 from training.objective.keys import key
 from training.recipe import Recipe
 from training.text.encoder import TextEncoder
@@ -21,8 +22,9 @@ class Generator(nn.Module):
     """A joint model with its text encoder: all that a run trains and a checkpoint holds.
 
     Args:
-        model: predicts velocities.
+        model: predicts velocities or data.
         text_encoder: of its prompts; None if it is a frozen one, which stands outside.
+        prediction: which of the two the model predicts.
         timestep_scale: the model's timestep at noise level 1.
         patch: video latents a token along time, rows and columns.
         units: names of the parts that are sharded and recomputed as one, from here.
@@ -33,6 +35,7 @@ class Generator(nn.Module):
         model: JointModel,
         text_encoder: TextEncoder | None,
         *,
+        prediction: Prediction,
         timestep_scale: float,
         patch: tuple[int, int, int],
         units: Sequence[str],
@@ -40,6 +43,7 @@ class Generator(nn.Module):
         super().__init__()
         self.model = model
         self.text_encoder = text_encoder
+        self.prediction = prediction
         self.timestep_scale = timestep_scale
         self.patch = patch
         self.units = tuple(units)
@@ -70,10 +74,23 @@ class Generator(nn.Module):
             conditions["audio_timestep"] = self.timestep_scale * audio_sigma
         if audio_prompts is not None:
             conditions["audio_text"] = self._encoded(audio_prompts)
-        velocities: tuple[Tensor | None, Tensor | None] = self.model(
+        predicted: tuple[Tensor | None, Tensor | None] = self.model(
             video, audio, self.timestep_scale * sigma, self._encoded(prompts), **conditions
         )
-        return velocities
+        if self.prediction == "velocity":
+            return predicted
+        levels = (sigma, sigma if audio_sigma is None else audio_sigma)
+        v, a = (
+            None if noisy is None or data is None else velocity_towards(noisy, data, level)
+            for noisy, data, level in zip((video, audio), predicted, levels, strict=True)
+        )
+        return v, a
+
+    def target(self, data: Tensor, noise: Tensor, sigma: Tensor) -> Tensor:
+        """The velocity that a perfect model would give for data [B, ...] under noise [B, ...]."""
+        if self.prediction == "velocity":
+            return velocity(data, noise)
+        return velocity_towards(interpolate(data, noise, sigma), data, sigma)
 
     def _encoded(self, prompts: Sequence[str] | Tensor) -> Tensor:
         if isinstance(prompts, Tensor):
@@ -96,6 +113,7 @@ def build_generator(recipe: Recipe) -> Generator:
     generator = Generator(
         model,
         text_encoder,
+        prediction=recipe.prediction,
         timestep_scale=family.timestep_scale,
         patch=family.patch(recipe.model),
         units=[f"model.{name}" for name in family.units(model)],

@@ -12,6 +12,19 @@ import torch
 from torch import Tensor
 
 SigmaDistribution = Literal["uniform", "logit-normal"]
+Prediction = Literal["velocity", "data"]
+"""What a model's output stands for.
+
+A velocity is as noisy as the noise that it points to, so that a model has to carry all of a token's
+numbers through its width. Data lies near a surface of few dimensions, which a narrow model can
+learn: where a token has more numbers than the model has room for, predict the data (Li and He,
+"Back to Basics: Let Denoising Generative Models Denoise", arXiv 2511.13720, section 3).
+"""
+LEAST_SIGMA = 0.05
+"""A velocity follows from data by dividing by the noise level, which is 0 at the end of the way:
+below this one it is divided by this one, as in the same paper (its section 4), or errors of the
+least noisy samples would outweigh all others.
+"""
 FIRST_SIGMA = 0.999
 """Where the released sampler's grid starts before it is shifted."""
 
@@ -25,6 +38,20 @@ def interpolate(data: Tensor, noise: Tensor, sigma: Tensor) -> Tensor:
 def velocity(data: Tensor, noise: Tensor) -> Tensor:
     """What the model is to predict: noise - data."""
     return noise - data
+
+
+def velocity_towards(noisy: Tensor, data: Tensor, sigma: Tensor) -> Tensor:
+    """The velocity away from data, (noisy - data) / max(sigma, `LEAST_SIGMA`).
+
+    The same as `velocity` for the noisy latent of `interpolate` from that level on.
+
+    Args:
+        noisy: [B, ...].
+        data: like it: true or predicted.
+        sigma: noise levels [B].
+    """
+    level = sigma.clamp(min=LEAST_SIGMA).view(-1, *(1,) * (noisy.dim() - 1))
+    return (noisy - data) / level
 
 
 def shift_sigma(sigma: Tensor, shift: float) -> Tensor:

@@ -11,7 +11,7 @@ from training.data.geometry import Geometry
 from training.data.loader import MicroBatch
 from training.data.order import GlobalBatch
 from training.models.generator import Generator
-from training.objective.flow import interpolate, velocity
+from training.objective.flow import interpolate
 from training.objective.noise import Draw
 from training.objective.tasks import MODALITIES, TASKS, Modality, Part, Task
 from training.recipe import LossSettings
@@ -41,7 +41,7 @@ def errors(
             continue
         mask = given_latents(part, data, modality)
         latents[modality] = torch.where(mask, data, interpolate(data, noise, sigma))
-        targets[modality] = velocity(data, noise)
+        targets[modality] = generator.target(data, noise, sigma)
         open_[modality] = ~mask
         given[f"{modality}_given"] = given_tokens(part, data, modality, generator.patch)
     predicted = generator(

@@ -10,8 +10,9 @@ from safetensors.torch import load_file
 
 from curation.demo_bucket import speech_like_sound
 from tests.conftest import SHARED
-from training.codecs.log_mel import LogMelSettings, log_mel, mel_filters
+from training.codecs.log_mel import LogMelSettings
 from training.codecs.mmaudio import MmAudioSettings
+from training.codecs.spectra import log_mel, mel_filters
 
 
 def settings_of(mels: int, frames: int) -> LogMelSettings:

@@ -11,11 +11,13 @@ from safetensors.torch import load_file
 
 from tests.conftest import SHARED
 from training.objective.flow import (
+    LEAST_SIGMA,
     draw_sigma,
     interpolate,
     shift_sigma,
     sigma_grid,
     velocity,
+    velocity_towards,
 )
 from training.objective.keys import generator, key, uniform
 
@@ -31,6 +33,18 @@ def test_the_path_leads_from_data_to_noise() -> None:
         data, noise, torch.full((2,), 0.25)
     )
     torch.testing.assert_close(step / 0.5, velocity(data, noise))
+
+
+def test_data_says_the_same_as_a_velocity() -> None:
+    data, noise = torch.randn(3, 4), torch.randn(3, 4)
+    sigma = torch.tensor([1.0, 0.4, LEAST_SIGMA])
+    noisy = interpolate(data, noise, sigma)
+    torch.testing.assert_close(
+        velocity_towards(noisy, data, sigma), velocity(data, noise), atol=1e-5, rtol=0
+    )
+    # Next to the data no error grows without bounds.
+    wrong = velocity_towards(data, data + 0.01, torch.zeros(3))
+    torch.testing.assert_close(wrong, torch.full((3, 4), -0.01 / LEAST_SIGMA))
 
 
 @pytest.mark.parametrize("case", ["0", "1", "2"])

@@ -182,3 +182,42 @@ def test_any_split_of_a_batch_adds_up(generator: Generator, recipe: Recipe) -> N
     together = loss_of(names, [1.0, 1.0, 1.0])
     split = loss_of(["s1", "s2"], [1.0, 1.0]) + loss_of(["s3", "s1"], [1.0, 0.0])
     torch.testing.assert_close(together, split, rtol=1e-6, atol=0)
+
+
+class Knowing(torch.nn.Module):
+    """A model that knows the data, and says it."""
+
+    def __init__(self, known: MicroBatch) -> None:
+        super().__init__()
+        self.known = known
+
+    def forward(self, *_: object, **__: object) -> tuple[Tensor | None, Tensor | None]:
+        return self.known.video, self.known.audio
+
+
+@pytest.mark.parametrize("sigma", [0.0, 0.01, 0.05, 0.5, 1.0])
+def test_who_predicts_the_data_and_knows_it_has_no_loss(recipe: Recipe, sigma: float) -> None:
+    batch = micro(recipe, ["s1", "s2"])
+    drawn = draw(batch, recipe, step=3)
+    level = torch.full((2,), sigma)
+    drawn = dataclasses.replace(drawn, video_sigma=level, audio_sigma=level)
+    for prediction in ("data", "velocity"):
+        generator = build_generator(recipe.model_copy(update={"prediction": prediction}))
+        generator.model = Knowing(batch)  # type: ignore[assignment]
+        found = errors(generator, batch, TASKS["t2av"], drawn)
+        if prediction == "data":
+            assert all(float(part.max()) < 1e-6 for part in found.values())
+        else:
+            assert all(float(part.min()) > 1 for part in found.values())
+
+
+def test_the_sampler_is_handed_velocities_whatever_is_predicted(recipe: Recipe) -> None:
+    batch = micro(recipe, ["s1"])
+    drawn = draw(batch, recipe, step=3)
+    assert batch.video is not None and drawn.video_noise is not None
+    sigma = torch.tensor([0.8])
+    generator = build_generator(recipe.model_copy(update={"prediction": "data"}))
+    generator.model = Knowing(batch)  # type: ignore[assignment]
+    noisy = 0.2 * batch.video + 0.8 * drawn.video_noise
+    velocity, _ = generator(noisy, None, sigma, ["words"])
+    torch.testing.assert_close(velocity, drawn.video_noise - batch.video, atol=1e-4, rtol=0)
