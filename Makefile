@@ -19,23 +19,29 @@ PYTEST := $(BIN)/pytest --numprocesses $(WORKERS) --dist loadfile --no-loadscope
 
 .PHONY: demo test test-all tests tests-all install install-dev lint types clean
 
-PROMPT := A wide video clip in which no face is visible. The camera moves slowly and what it films is \
-almost still. The picture is dark. <AUDCAP>No voice is heard. The sound is loud, without high \
-frequencies, broken by silence.<ENDAUDCAP>
+# What the demo trains on brings its own words; clips without any are measured, and rejected.
+CURATE := --set split.held_out_share=0.2 --set caption.backend=carried \
+	--set "gates.captioned=caption.model = 'carried'" --set pack.area_px=36864
+GENERATE = $(BIN)/twinreel generate $(DEMO)/run --scale 8
 
 demo: $(VENV)/installed
 	rm -rf $(DEMO)
 	$(BIN)/twinreel demo-bucket $(DEMO)/raw
-	$(BIN)/twinreel curate $(DEMO)/raw --out $(DEMO)/out --set split.held_out_share=0.2
+	$(BIN)/twinreel curate $(DEMO)/raw --out $(DEMO)/out $(CURATE)
 	$(BIN)/twinreel verify $(DEMO)/out
 	$(BIN)/twinreel train tiny --data $(DEMO)/out --run $(DEMO)/run
-	$(BIN)/twinreel generate $(DEMO)/run --out $(DEMO)/clip.mp4 --scale 8 --prompt "$(PROMPT)"
+	$(GENERATE) --out $(DEMO)/ball.mp4 --prompt "A red ball bounces fast and low on green grass. \
+	  <AUDCAP>A dull thump at every bounce.<ENDAUDCAP>"
+	$(GENERATE) --out $(DEMO)/lamp.mp4 --prompt "A blue lamp blinks slowly in a dark room. \
+	  <AUDCAP>Very high long beeps.<ENDAUDCAP>"
+	$(GENERATE) --out $(DEMO)/speaker.mp4 --prompt "A person with dark hair speaks before a green \
+	  wall. <AUDCAP>A low voice says something.<ENDAUDCAP>"
 	@echo
 	@echo "report:    $(DEMO)/out/report.html"
 	@echo "samples:   $(DEMO)/out/shards/"
 	@echo "manifests: $(DEMO)/out/manifests/   (try: $(BIN)/twinreel inspect $(DEMO)/out)"
 	@echo "run:       $(DEMO)/run/log.jsonl"
-	@echo "clip:      $(DEMO)/clip.mp4"
+	@echo "clips:     $(DEMO)/ball.mp4 $(DEMO)/lamp.mp4 $(DEMO)/speaker.mp4"
 
 test: $(VENV)/installed-dev lint types tests
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import Annotated
 
@@ -15,5 +16,5 @@ def demo_bucket(
     """Render a small raw bucket of real media files whose truth is known (`DIR/truth.json`)."""
     from curation.demo_bucket import render_bucket  # noqa: PLC0415
 
-    truth = render_bucket(directory, seed=seed)
+    truth = render_bucket(directory, seed=seed, processes=os.cpu_count() or 1)
     typer.echo(f"{len(truth.clips)} files in {directory}, their truth in {directory}/truth.json")

@@ -21,14 +21,7 @@ from curation.demo_bucket.clips import (
     two_faces_clip,
     write_clip,
 )
-from curation.demo_bucket.events import (
-    EVENT_SHAPE,
-    PULSE_EDGE_S,
-    Lamp,
-    lamp_clip,
-    lamp_design,
-    pulse_envelope,
-)
+from curation.demo_bucket.events import EVENT_SHAPE, Event, event_clip, event_design, stage_event
 from curation.demo_bucket.faces import FacePainter, draw_face, face_painter
 from curation.demo_bucket.render import AudioTrack, VideoFormat, render_audio, render_video
 from curation.demo_bucket.scenes import frame_times_s, textured_picture, variable_frame_times_s
@@ -42,19 +35,18 @@ from curation.demo_bucket.sounds import (
     stereo,
     tone,
 )
-from curation.demo_bucket.truth import TRUTH_FILE, BucketTruth, ClipTruth, LampTruth
+from curation.demo_bucket.truth import TRUTH_FILE, BucketTruth, ClipTruth, EventTruth
 from stages.media.blocks import Margins
 
 __all__ = [
     "EVENT_SHAPE",
-    "PULSE_EDGE_S",
     "TRUTH_FILE",
     "AudioTrack",
     "BucketTruth",
     "ClipTruth",
+    "Event",
+    "EventTruth",
     "FacePainter",
-    "Lamp",
-    "LampTruth",
     "Margins",
     "Shape",
     "SpeechSound",
@@ -64,17 +56,16 @@ __all__ = [
     "cuts_clip",
     "draw_face",
     "dropped_clip",
+    "event_clip",
+    "event_design",
     "face_painter",
     "fade_clip",
     "flash_beep_clip",
     "frame_times_s",
     "frozen_clip",
-    "lamp_clip",
-    "lamp_design",
     "letterbox_clip",
     "mean_volume_db",
     "pan_clip",
-    "pulse_envelope",
     "render_audio",
     "render_bucket",
     "render_video",
@@ -82,6 +73,7 @@ __all__ = [
     "scenery_clip",
     "silence",
     "speech_like_sound",
+    "stage_event",
     "stereo",
     "still_clip",
     "talking_face_clip",

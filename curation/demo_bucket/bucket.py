@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
+import multiprocessing
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
+from concurrent.futures import ProcessPoolExecutor
 from dataclasses import replace
 from fractions import Fraction
 from functools import partial
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 
 import numpy as np
 
@@ -26,7 +29,7 @@ from curation.demo_bucket.clips import (
     talking_face_clip,
     two_faces_clip,
 )
-from curation.demo_bucket.events import lamp_clip, lamp_design
+from curation.demo_bucket.events import event_clip, event_design
 from curation.demo_bucket.render import AudioTrack, VideoFormat, mp4_boxes
 from curation.demo_bucket.sounds import silence, speech_like_sound, stereo, tone
 from curation.demo_bucket.truth import TRUTH_FILE, BucketTruth, ClipTruth
@@ -41,31 +44,42 @@ def render_bucket(
     *,
     seed: int = 0,
     on_clip: Callable[[ClipTruth], None] | None = None,
+    processes: int = 1,
 ) -> BucketTruth:
     """Render a small raw bucket of video and audio files with known truth.
 
-    Equal seeds give equal bytes. Files of an earlier demo bucket in `directory` are overwritten.
+    Equal seeds give equal bytes, however many processes render them. Files of an earlier demo
+    bucket in `directory` are overwritten. Beside an event lies its caption (`.txt`).
 
     Args:
         directory: where to write; created if need be. The truth goes beside the media, to
             `truth.json`.
         seed: chooses scenes, persons and voices; the known numbers are the same for every seed.
-        on_clip: told of each file as soon as it is written.
+        on_clip: told of each file as soon as it and those before it are written.
+        processes: that render side by side; 1 is this one.
 
     Raises:
         UsageError: `directory` holds other files, is no directory, or cannot be written.
     """
     recipes = bucket_recipes(seed)
-    _check_directory(directory, {*recipes, TRUTH_FILE})
+    captions = {PurePosixPath(file).with_suffix(".txt").as_posix() for file in recipes}
+    _check_directory(directory, {*recipes, *captions, TRUTH_FILE})
     clips: list[ClipTruth] = []
     try:
-        for file, recipe in sorted(recipes.items()):
-            path = directory / file
-            path.parent.mkdir(parents=True, exist_ok=True)
-            clip = replace(recipe(path), file=file)
-            clips.append(clip)
-            if on_clip is not None:
-                on_clip(clip)
+        for file in recipes:
+            (directory / file).parent.mkdir(parents=True, exist_ok=True)
+        render = partial(_render, directory, seed)
+        with contextlib.ExitStack() as stack:
+            rendered: Iterable[ClipTruth] = map(render, sorted(recipes))
+            if processes > 1:
+                # Not forked: the libraries that draw and encode have threads of their own.
+                context = multiprocessing.get_context("spawn")
+                pool = stack.enter_context(ProcessPoolExecutor(processes, context))
+                rendered = pool.map(render, sorted(recipes))
+            for clip in rendered:
+                clips.append(clip)
+                if on_clip is not None:
+                    on_clip(clip)
         truth = BucketTruth(seed, tuple(clips))
         (directory / TRUTH_FILE).write_text(truth.to_json(), encoding="utf-8")
     except OSError as error:
@@ -76,6 +90,15 @@ def render_bucket(
             remedy="Name a directory that you may write, with about 60 MB free.",
         ) from error
     return truth
+
+
+def _render(directory: Path, seed: int, file: str) -> ClipTruth:
+    """Render one file of a bucket, and the caption beside it if it has one."""
+    path = directory / file
+    clip = replace(bucket_recipes(seed)[file](path), file=file)
+    if clip.event is not None:
+        path.with_suffix(".txt").write_text(clip.event.caption + "\n", encoding="utf-8")
+    return clip
 
 
 def _check_directory(directory: Path, own: set[str]) -> None:
@@ -209,8 +232,10 @@ def _sound_recipes(base: int) -> dict[str, Recipe]:
 
 def _event_recipes(base: int) -> dict[str, Recipe]:
     return {
-        f"events/lamp_{number:02d}.mp4": partial(lamp_clip, lamp=lamp, seed=base + 100 + number)
-        for number, lamp in enumerate(lamp_design())
+        f"events/{event.kind}_{number:02d}.mp4": partial(
+            event_clip, event=event, seed=base + 100 + number
+        )
+        for number, event in enumerate(event_design())
     }
 
 

@@ -15,28 +15,25 @@ _NO_MARGINS = Margins()
 
 
 @dataclass(frozen=True, kw_only=True)
-class LampTruth:
-    """A lamp that lights up with every pulse of a tone.
+class EventTruth:
+    """Something that is seen and heard at once.
 
     Attributes:
-        colour: red, green or blue; tells the pitch.
-        size: small, middle or large; tells the loudness.
-        light: dark, middle or bright surroundings.
-        pattern: long pulses close together, or short ones far apart.
-        pitch_hz: fundamental of the tone.
-        centre_px: (x, y) of the lamp in the stored picture.
-        radius_px: from its centre to where it has faded out.
-        pulses_s: (start, end) of every pulse; the clip may end before the last does.
+        kind: ball, lamp or speaker.
+        colour: red, yellow, green or blue.
+        setting: first or second: on grass or sand, in a dark or a grey room, with dark or fair
+            hair.
+        tempo: slow or fast; of a speaker a low or a high voice.
+        caption: what the file beside the clip says.
+        moments_s: when the ball bounces, the lamp begins to light up, or a spoken phrase begins.
     """
 
+    kind: str
     colour: str
-    size: str
-    light: str
-    pattern: str
-    pitch_hz: float
-    centre_px: tuple[float, float]
-    radius_px: float
-    pulses_s: tuple[tuple[float, float], ...]
+    setting: str
+    tempo: str
+    caption: str
+    moments_s: tuple[float, ...]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -82,7 +79,7 @@ class ClipTruth:
         offset_frames: 25 fps frames by which the sound is early; only where `sync` is synced.
         flash_s: when the picture turns white.
         beep_s: when the beep starts.
-        lamp: the lamp of an event clip.
+        event: what happens in an event clip.
     """
 
     file: str
@@ -118,7 +115,7 @@ class ClipTruth:
     offset_frames: int | None = None
     flash_s: float | None = None
     beep_s: float | None = None
-    lamp: LampTruth | None = None
+    event: EventTruth | None = None
 
 
 @dataclass(frozen=True)
@@ -160,7 +157,7 @@ class BucketTruth:
 
 def _clip_from(record: dict[str, Any]) -> ClipTruth:
     segments = tuple((start_s, end_s) for start_s, end_s in record["speech_segments_s"])
-    fade, lamp = record["fade_span_s"], record["lamp"]
+    fade, event = record["fade_span_s"], record["event"]
     return ClipTruth(
         **{
             **record,
@@ -168,12 +165,8 @@ def _clip_from(record: dict[str, Any]) -> ClipTruth:
             "speech_segments_s": segments,
             "cut_times_s": tuple(record["cut_times_s"]),
             "fade_span_s": None if fade is None else (fade[0], fade[1]),
-            "lamp": None if lamp is None else _lamp_from(lamp),
+            "event": None
+            if event is None
+            else EventTruth(**{**event, "moments_s": tuple(event["moments_s"])}),
         }
     )
-
-
-def _lamp_from(record: dict[str, Any]) -> LampTruth:
-    x_px, y_px = record["centre_px"]
-    pulses_s = tuple((start_s, end_s) for start_s, end_s in record["pulses_s"])
-    return LampTruth(**{**record, "centre_px": (x_px, y_px), "pulses_s": pulses_s})

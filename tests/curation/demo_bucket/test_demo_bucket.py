@@ -2,26 +2,16 @@
 
 from __future__ import annotations
 
-import collections
-import dataclasses
-import itertools
-import math
 from pathlib import Path
-from typing import Any
 
 import av
 import cv2
 import numpy as np
-import pyloudnorm
 import pytest
 from numpy.typing import NDArray
 
-from curation.captions.attributes import caption
 from curation.demo_bucket import (
-    EVENT_SHAPE,
     BucketTruth,
-    Lamp,
-    LampTruth,
     Margins,
     Shape,
     VideoFormat,
@@ -30,8 +20,6 @@ from curation.demo_bucket import (
     dropped_clip,
     flash_beep_clip,
     frozen_clip,
-    lamp_clip,
-    lamp_design,
     letterbox_clip,
     pan_clip,
     render_bucket,
@@ -46,10 +34,6 @@ from curation.demo_bucket.bucket import bucket_recipes
 from curation.demo_bucket.render import AudioTrack
 from curation.demo_bucket.truth import ClipTruth
 from manifests.errors import UsageError
-from stages.media.blocks import AudioBlock, Frame
-from stages.media.decode import decode_unit
-from stages.media.probe import probe
-from stages.registry import SIGNAL_STAGES, build_signal_stage
 
 SMALL = Shape(width=320, height=180, duration_s=2.0)
 FACE = Shape(width=512, height=288, fps=25, duration_s=4.0)
@@ -248,201 +232,6 @@ def test_tone_has_its_level_after_decoding(tmp_path: Path) -> None:
     assert truth.silent is False
 
 
-# Of the bucket's lamps: every level of every property, and among the large ones the green, whose
-# pulses change the picture most.
-LAMPS = {
-    5: Lamp(colour="red", size="large", light="dark", pattern="short"),
-    10: Lamp(colour="blue", size="small", light="middle", pattern="short"),
-    14: Lamp(colour="green", size="large", light="middle", pattern="long"),
-    20: Lamp(colour="green", size="middle", light="bright", pattern="long"),
-}
-
-
-@pytest.fixture(scope="module")
-def lamp_files(tmp_path_factory: pytest.TempPathFactory) -> dict[int, tuple[Path, LampTruth]]:
-    """The files and truths of `LAMPS`, as the bucket has them."""
-    folder, recipes = tmp_path_factory.mktemp("lamps"), bucket_recipes(0)
-    files = {}
-    for number in LAMPS:
-        path = folder / f"lamp_{number:02d}.mp4"
-        truth = recipes[f"events/{path.name}"](path)
-        assert truth.lamp is not None
-        files[number] = path, truth.lamp
-    return files
-
-
-def lamp_rgb(path: Path, lamp: LampTruth) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """Return the frames' times in seconds `[frames]` and the lamp's mean colour `[frames, 3]`."""
-    (x, y), half_px = lamp.centre_px, lamp.radius_px / 2
-    rows, columns = (slice(round(at - half_px), round(at + half_px)) for at in (y, x))
-    with av.open(str(path)) as container:
-        frames = list(container.decode(video=0))
-        times_s = np.array([float(frame.time) for frame in frames if frame.time is not None])
-        means = [
-            frame.to_ndarray(format="rgb24")[rows, columns].mean(axis=(0, 1)) for frame in frames
-        ]
-        return times_s, np.array(means)
-
-
-def test_lamps_of_the_bucket_are_spread_evenly() -> None:
-    lamps = lamp_design()
-    events = [file for file in bucket_recipes(0) if file.startswith("events/")]
-    assert events == [f"events/lamp_{number:02d}.mp4" for number in range(24)]
-    assert len(set(lamps)) == len(lamps) == 24
-    assert {number: lamps[number] for number in LAMPS} == LAMPS
-    rows = [dataclasses.asdict(lamp) for lamp in lamps]
-    for name in rows[0]:
-        counts = collections.Counter(row[name] for row in rows)
-        assert set(counts.values()) == {24 // len(counts)}
-    for one, other in itertools.combinations(rows[0], 2):
-        counts = collections.Counter((row[one], row[other]) for row in rows)
-        levels = len({row[one] for row in rows}) * len({row[other] for row in rows})
-        assert len(counts) == levels
-        assert max(counts.values()) - min(counts.values()) <= (1 if levels == 9 else 0)
-
-
-@pytest.mark.parametrize("number", LAMPS)
-def test_lamp_is_as_bright_as_its_sound_is_loud(
-    lamp_files: dict[int, tuple[Path, LampTruth]], number: int
-) -> None:
-    path, lamp = lamp_files[number]
-    times_s, rgb = lamp_rgb(path, lamp)
-    first_s, samples, rate_hz = heard(path)
-    # The sound around the instant that a frame shows.
-    centres = np.rint((times_s - first_s) * rate_hz).astype(int)
-    half = rate_hz // 96
-    levels = [np.std(samples[0, max(0, centre - half) : centre + half]) for centre in centres]
-    brightness, loudness = rgb.sum(axis=1), np.array(levels)
-    lags = range(-3, 4)
-    scores = [
-        np.corrcoef(brightness[3 + lag : len(times_s) - 3 + lag], loudness[3:-3])[0, 1]
-        for lag in lags
-    ]
-    assert lags[int(np.argmax(scores))] == 0
-    assert max(scores) > 0.99
-    assert brightness.min() < 0.4 * brightness.max()
-    lit = np.any([(a <= times_s) & (times_s < b) for a, b in lamp.pulses_s], axis=0)
-    assert np.all(lit[loudness > 0.3 * loudness.max()])
-
-
-@pytest.mark.parametrize("number", LAMPS)
-def test_colour_tells_the_pitch(lamp_files: dict[int, tuple[Path, LampTruth]], number: int) -> None:
-    path, lamp = lamp_files[number]
-    pitch_hz = {"red": 330.0, "green": 700.0, "blue": 1800.0}[LAMPS[number].colour]
-    _, rgb = lamp_rgb(path, lamp)
-    brightest = rgb[rgb.sum(axis=1).argmax()]
-    assert ("red", "green", "blue")[int(brightest.argmax())] == lamp.colour == LAMPS[number].colour
-    assert brightest.max() > 240
-    _, samples, rate_hz = heard(path)
-    power = np.abs(np.fft.rfft(samples[0])) ** 2
-    frequency_hz = np.fft.rfftfreq(samples.shape[1], 1 / rate_hz)
-    assert lamp.pitch_hz == pitch_hz
-    assert frequency_hz[power.argmax()] == pytest.approx(pitch_hz, abs=3.0)
-    highest_hz = frequency_hz[power > 1e-4 * power.max()].max()
-    assert (highest_hz < 3000) if lamp.colour == "red" else (highest_hz > 5000)
-
-
-@pytest.mark.parametrize("number", LAMPS)
-def test_size_tells_the_loudness(
-    lamp_files: dict[int, tuple[Path, LampTruth]], number: int
-) -> None:
-    path, lamp = lamp_files[number]
-    share, least_lufs, most_lufs = {
-        "small": (0.13, -50.0, -38.0),
-        "middle": (0.21, -30.0, -21.0),
-        "large": (0.30, -14.0, -5.0),
-    }[LAMPS[number].size]
-    _, samples, rate_hz = heard(path)
-    lufs = pyloudnorm.Meter(rate_hz).integrated_loudness(samples.T)
-    assert least_lufs < lufs < most_lufs
-    assert np.abs(samples).max() < 0.9
-    (x, y), radius_px = lamp.centre_px, lamp.radius_px
-    assert radius_px == pytest.approx(share * EVENT_SHAPE.height)
-    assert radius_px <= x <= EVENT_SHAPE.width - radius_px
-    assert radius_px <= y <= EVENT_SHAPE.height - radius_px
-    # Where the picture changes when the lamp lights up; its rim fades out.
-    with av.open(str(path)) as container:
-        frames = [frame.to_ndarray(format="rgb24") for frame in container.decode(video=0)]
-    _, rgb = lamp_rgb(path, lamp)
-    dim, lit = (frames[int(index)] for index in (rgb.sum(1).argmin(), rgb.sum(1).argmax()))
-    rows, columns = np.mgrid[: EVENT_SHAPE.height, : EVENT_SHAPE.width] + 0.5
-    inside = np.hypot(rows - y, columns - x) < 0.8 * radius_px
-    brighter = (lit.astype(int) - dim).max(axis=2) > 60
-    assert brighter[inside].mean() > 0.99
-
-
-def as_measured(path: Path) -> dict[str, Any]:
-    """Return what the signal stages say of the file's first 121 frames, as a row of `dataset`."""
-    source = probe(str(path))
-    stages = [build_signal_stage(name, {}) for name in SIGNAL_STAGES]
-    observers = [stage.observer(source) for stage in stages]
-    media = [stage.media for stage in stages]
-
-    def on_frame(picture: Frame) -> None:
-        for observer in itertools.compress(observers, (each == "video" for each in media)):
-            observer.frame(picture)
-
-    def on_audio(block: AudioBlock) -> None:
-        for observer in itertools.compress(observers, (each == "audio" for each in media)):
-            observer.audio(block)
-
-    span = decode_unit(
-        str(path),
-        source,
-        -math.inf,
-        math.inf,
-        on_frame=on_frame,
-        on_audio=on_audio,
-    )
-    assert span.start_s is not None and span.end_s is not None
-    row: dict[str, Any] = {"width": source.width, "height": source.height}
-    for stage, observer in zip(stages, observers, strict=True):
-        observation = observer.finish(span.start_s, span.end_s)
-        end_s = span.start_s + 121 / 24
-        record = stage.summarise(observation.signals, span.start_s, end_s, observation.side_rows)
-        assert dataclasses.is_dataclass(record) and not isinstance(record, type)
-        row[stage.name] = dataclasses.asdict(record)
-    return row
-
-
-@pytest.mark.parametrize("number", LAMPS)
-def test_caption_of_a_lamp_tells_its_properties(
-    lamp_files: dict[int, tuple[Path, LampTruth]], number: int
-) -> None:
-    lamp, row = LAMPS[number], as_measured(lamp_files[number][0])
-    assert row["shots"]["count"] == 1
-    assert row["motion"]["static_share"] < 0.5
-    assert row["motion"]["frozen_share"] < 0.2
-    text = caption(row).text
-    light = {"dark": "The picture is dark. ", "middle": "", "bright": "The picture is bright. "}
-    level = {"small": "quiet", "middle": "moderately loud", "large": "loud"}[lamp.size]
-    narrow = ", without high frequencies" if lamp.colour == "red" else ""
-    pauses = ", broken by silence" if lamp.pattern == "short" else ""
-    # Of motion, it says what the flow makes of a lamp that lights up: it varies.
-    seen, _, rest = text.partition(" and what it films ")
-    assert seen == "A wide video clip in which no face is visible. The camera moves slowly"
-    assert rest.partition(". ")[2] == (
-        f"{light[lamp.light]}<AUDCAP>No voice is heard. "
-        f"The sound is {level}{narrow}{pauses}.<ENDAUDCAP>"
-    )
-
-
-def test_seed_moves_the_lamp_and_its_pulses(tmp_path: Path) -> None:
-    shape = Shape(width=320, height=180, duration_s=1.5)
-    first, again, other = (
-        lamp_clip(tmp_path / f"{name}.mp4", Lamp(), seed=seed, shape=shape)
-        for name, seed in (("a", 1), ("b", 1), ("c", 2))
-    )
-    assert (tmp_path / "a.mp4").read_bytes() == (tmp_path / "b.mp4").read_bytes()
-    assert first.lamp is not None and other.lamp is not None
-    assert first.lamp == again.lamp
-    assert first.lamp.centre_px != other.lamp.centre_px
-    assert first.lamp.pulses_s != other.lamp.pulses_s
-    clips = (dataclasses.replace(first, file="a.mp4"), dataclasses.replace(other, file="c.mp4"))
-    truth = BucketTruth(0, clips)
-    assert BucketTruth.from_json(truth.to_json()) == truth
-
-
 def test_equal_seeds_give_equal_bytes(tmp_path: Path) -> None:
     talk = Shape(width=512, height=288, fps=25, duration_s=1.0)
     for name in ("a", "b"):
@@ -474,7 +263,8 @@ def test_render_bucket_writes_truth_and_renders_again(
 ) -> None:
     def few(seed: int) -> dict[str, object]:
         recipes = bucket_recipes(seed)
-        return {file: recipes[file] for file in ("broken/empty.mp4", "sounds/tone.flac")}
+        files = ("broken/empty.mp4", "events/lamp_17.mp4", "sounds/tone.flac")
+        return {file: recipes[file] for file in files}
 
     monkeypatch.setattr("curation.demo_bucket.bucket.bucket_recipes", few)
     told: list[ClipTruth] = []
@@ -482,7 +272,15 @@ def test_render_bucket_writes_truth_and_renders_again(
     assert BucketTruth.load(tmp_path / "bucket") == truth
     assert told == list(truth)
     assert truth.clip("sounds/tone.flac").mean_volume_db == pytest.approx(-23.0, abs=0.01)
+    lamp = truth.clip("events/lamp_17.mp4").event
+    assert lamp is not None
+    assert (tmp_path / "bucket" / "events" / "lamp_17.txt").read_text() == lamp.caption + "\n"
     assert render_bucket(tmp_path / "bucket") == truth
+    # By processes of their own: the same files.
+    assert render_bucket(tmp_path / "other", processes=2) == truth
+    for path in (tmp_path / "bucket").rglob("*.*"):
+        other = tmp_path / "other" / path.relative_to(tmp_path / "bucket")
+        assert other.read_bytes() == path.read_bytes()
 
 
 def test_foreign_files_are_not_touched(tmp_path: Path) -> None:
