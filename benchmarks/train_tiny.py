@@ -182,7 +182,7 @@ def overfitted(run: Path, generated: Path, results: Path) -> list[dict[str, Any]
             subject=sample.sample_id,
         )  # fmt: skip
         waveform = read_waveform(
-            members["flac"], samples=shape.audio_samples, rate_hz=16_000, subject=sample.sample_id
+            members["flac"], samples=sample.audio_samples, rate_hz=16_000, subject=sample.sample_id
         )
         truths.append((as_bytes(pixels), waveform.numpy()))
         request = Request(sample.caption or "", aspect=(sample.width, sample.height), seed=1)

@@ -301,4 +301,7 @@ class _Weighted(Dataset[Sample]):
 
 
 def _packed_shape(sample: KeptSample) -> Shape:
-    return Shape(sample.frames, sample.height, sample.width, sample.audio_samples or 0)
+    # Sound alone has neither frames nor sides.
+    return Shape(
+        sample.frames or 0, sample.height or 0, sample.width or 0, sample.audio_samples or 0
+    )

@@ -133,6 +133,10 @@ class AudioCodecSettings(PartSettings, abc.ABC):
         """Latents of a waveform; 0 if it is too short for one."""
 
     @abc.abstractmethod
+    def longest(self, latents: int) -> int:
+        """Samples of the longest waveform that has so many latents, and no more."""
+
+    @abc.abstractmethod
     def build(self) -> AudioCodec:
         """The codec.
 

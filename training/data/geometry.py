@@ -32,7 +32,10 @@ class Geometry:
         if sample.frames and abs(sample.fps - video.fps) < 1e-3:
             frames = video.codec.used_frames(min(sample.frames, video.frames))
             width, height = self.frame_size(sample.width, sample.height)
-        return Shape(frames, height, width, self._audio_samples(sample))
+        # Not its own length: waveforms that differ by less than a latent are of one shape.
+        latents = self._audio_latents(sample)
+        audio_samples = self.audio.codec.longest(latents) if latents else 0
+        return Shape(frames, height, width, audio_samples)
 
     def frame_size(self, width: int, height: int) -> tuple[int, int]:
         """Columns and rows that frames of this aspect are brought to, in whole tokens."""
@@ -71,8 +74,8 @@ class Geometry:
         audio_latents = self.video.frames / self.video.fps * codec.rate_hz / codec.stride
         return self.video.codec.latent_frames(self.video.frames) / audio_latents
 
-    def _audio_samples(self, sample: KeptSample) -> int:
-        """Audio samples that are used: none at another rate, no more than the frames last."""
+    def _audio_latents(self, sample: KeptSample) -> int:
+        """Audio latents that are used: none at another rate, no more than the frames last."""
         codec = self.audio.codec
         if not sample.audio_samples or sample.audio_rate_hz != codec.rate_hz:
             return 0
@@ -80,7 +83,7 @@ class Geometry:
         if sample.frames:
             frames = min(sample.frames, self.video.frames)
             samples = min(samples, self._samples_of(frames))
-        return samples if codec.latent_length(samples) else 0
+        return codec.latent_length(samples)
 
     def _samples_of(self, frames: int) -> int:
         seconds = frames / self.video.fps

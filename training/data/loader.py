@@ -152,10 +152,10 @@ class SampleReader:
                 height=shape.height,
                 subject=subject,
             )
-        if shape.audio_samples:
+        if shape.audio_samples and sample.audio_samples:
             waveform = read_waveform(
                 members["flac"] if "flac" in members else members["wav"],
-                samples=shape.audio_samples,
+                samples=min(shape.audio_samples, sample.audio_samples),
                 rate_hz=self._encoders.audio_rate_hz,
                 subject=subject,
             )

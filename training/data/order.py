@@ -29,7 +29,8 @@ class Shape:
         frames: that are used; 0 without video.
         height: rows that are used.
         width: columns that are used.
-        audio_samples: of the waveform; 0 without audio.
+        audio_samples: that are used of a waveform that has them; 0 without audio. Waveforms that
+            differ by less than a latent are of one shape, and each is read as long as it is.
     """
 
     frames: int

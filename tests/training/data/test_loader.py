@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import hashlib
+import io
 import tarfile
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
+import soundfile
 import torch
 from torch import Tensor
 
@@ -18,6 +20,7 @@ from training.data.encoders import Encoders
 from training.data.geometry import geometry_of
 from training.data.loader import Loader, SampleReader
 from training.data.order import GlobalBatch, Position, Shape
+from training.data.samples import KeptSample
 from training.data.snapshot import Snapshot
 from training.recipe import Recipe, load_recipe
 
@@ -147,3 +150,40 @@ def test_a_sample_that_lies_about_itself_is_named(
         )
     assert unreadable.value.code == "sample_unreadable"
     assert "shard.tar" in str(unreadable.value)
+
+
+def test_sounds_of_other_lengths_share_a_batch_and_change_nothing(
+    recipe: Recipe, tmp_path: Path
+) -> None:
+    """A sound's latents are those of all of it, whatever the batch and whatever its neighbours."""
+    codec = recipe.audio.codec.build()
+    lengths = (20_600, 20_481, 20_700)
+    waves = [torch.rand(length, generator=torch.manual_seed(length)) - 0.5 for length in lengths]
+    samples = [packed_sound(tmp_path, str(index), wave) for index, wave in enumerate(waves)]
+    geometry = geometry_of(recipe)
+    (shape,) = {geometry.shape_of(sample) for sample in samples}
+    loader = Loader(
+        SampleReader(str(tmp_path), recipe.video.codec.build(), codec, cache_mb=0),
+        rank=0, ranks=1, micro_batch=4, threads=2, ahead=1, device=torch.device("cpu"),
+    )  # fmt: skip
+    order = [(GlobalBatch(shape, "t2a", tuple(samples)), Position(1, 0))]
+    ((micro,),) = [batch.micro_batches for batch in loader.batches(iter(order))]
+    loader.close()
+    assert micro.audio is not None
+    for latents, wave in zip(micro.audio, waves, strict=True):
+        torch.testing.assert_close(latents, codec.encode(wave[None])[0], atol=1e-3, rtol=0)
+
+
+def packed_sound(folder: Path, name: str, wave: Tensor) -> KeptSample:
+    """A sample of sound alone in a shard of its own."""
+    data = io.BytesIO()
+    soundfile.write(data, wave.numpy(), 16_000, format="FLAC", subtype="PCM_24")
+    with tarfile.open(folder / f"{name}.tar", "w") as archive:
+        member = tarfile.TarInfo(f"{name}.flac")
+        member.size = len(data.getvalue())
+        archive.addfile(member, io.BytesIO(data.getvalue()))
+    packed = (folder / f"{name}.tar").read_bytes()
+    return KeptSample(
+        name, name, f"{name}.tar", 0, len(packed), hashlib.sha256(packed).hexdigest(),
+        0, 0.0, 0, 0, 16_000, len(wave), "train", None,
+    )  # fmt: skip
