@@ -119,14 +119,20 @@ def shard(
     policy = MixedPrecisionPolicy(
         param_dtype=torch.bfloat16 if bf16 else None, reduce_dtype=torch.float32 if bf16 else None
     )
+    if recompute:
+        recompute_units(generator)
     for name in generator.units:
-        unit = generator.get_submodule(name)
-        if recompute:
-            # In place: a wrapper of its own would give the parameters other names.
-            unit.forward = functools.partial(checkpoint, unit.forward, use_reentrant=False)
-        fully_shard(unit, mesh=context.mesh, mp_policy=policy)
+        fully_shard(generator.get_submodule(name), mesh=context.mesh, mp_policy=policy)
     fully_shard(generator, mesh=context.mesh)
     return generator
+
+
+def recompute_units(generator: Generator) -> None:
+    """Have the units keep nothing for the backward pass and run again in it."""
+    for name in generator.units:
+        unit = generator.get_submodule(name)
+        # In place: a wrapper of its own would give the parameters other names.
+        unit.forward = functools.partial(checkpoint, unit.forward, use_reentrant=False)
 
 
 def last_micro_batch(generator: nn.Module, last: bool) -> None:

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterable
+from collections.abc import Mapping
 
 import torch
 
 from training.data.geometry import geometry_of
-from training.models.family import JointModel, TokenCounts
+from training.data.order import Shape
+from training.models.family import Gradients, TokenCounts
 from training.models.generator import build_model, input_format, is_trainable
 from training.models.registry import find_family
+from training.objective.tasks import TASKS, TaskName
 from training.recipe import Recipe
 
 _FP32, _BF16 = 4, 2
@@ -23,21 +25,26 @@ class TrainingPlan:
     """What a run of a recipe takes.
 
     Attributes:
-        parameters: of the model; the text encoder and the codecs are not counted.
+        parameters: of all that a run holds: the model, and a text encoder that is trained with it.
+            Codecs and text encoders that stand outside are not counted.
         trained_parameters: of them, those that the recipe trains.
         shape: columns x rows x frames of the video counted with.
         video_tokens: of a sample.
         audio_tokens: of a sample.
         text_tokens: of a sample.
-        sample_tflop: operations of a sample's training step, in 10^12.
+        sample_tflop: operations of a sample's training step, in 10^12, the mean of the recipe's
+            tasks: of frozen weights no gradients, of recomputed units the second run too.
         step_tflop: of a step over the whole batch.
         run_eflop: of the whole run, in 10^18.
-        state_gb_per_rank: weights, gradients and optimiser state on each rank.
-        gathered_gb: the largest unit of weights that is whole on each rank at a time, twice (the
-            next is fetched ahead).
-        activations_gb: kept for the backward pass of one micro-batch; an estimate, without the
-            allocator's waste.
-        memory_gb_per_rank: the three together.
+        state_gb_per_rank: a rank's share of weights, gradients and optimiser state, in fp32.
+        gathered_gb: weights that are whole on each rank at a time: the largest unit twice (the next
+            is fetched ahead), and all that is in no unit, in fp32, for the whole of a step.
+        gradients_gb: whole on each rank: those of the largest unit, as computed and as exchanged;
+            where a step has several micro-batches also those of all trained parameters, in fp32,
+            which are exchanged after the last.
+        activations_gb: kept for the backward pass of one micro-batch, of the task with most; an
+            estimate, without the allocator's waste.
+        memory_gb_per_rank: the four together.
         rank_hours: of the whole run, all ranks together, at the given speed and utilisation.
         run_hours: the same by the clock.
     """
@@ -53,6 +60,7 @@ class TrainingPlan:
     run_eflop: float
     state_gb_per_rank: float
     gathered_gb: float
+    gradients_gb: float
     activations_gb: float
     memory_gb_per_rank: float
     rank_hours: float
@@ -71,47 +79,118 @@ def plan_training(
         utilisation: share of the peak that training reaches, 0..1.
         aspect: columns and rows, in any unit, of the video to count with.
     """
-    family, settings = find_family(recipe.model.family), recipe.model
-    with torch.device("meta"):
-        model = build_model(recipe)
-    geometry = geometry_of(recipe)
-    shape = geometry.clip(*aspect)
-    tokens = TokenCounts(
-        geometry.video_tokens(shape), geometry.audio_tokens(shape), recipe.text.length
+    family = find_family(recipe.model.family)
+    shape = geometry_of(recipe).clip(*aspect)
+    sizes = _Sizes.of(recipe)
+    weights = sum(recipe.tasks.values())
+    sample = sum(
+        weight / weights * task_flops(recipe, shape, task) for task, weight in recipe.tasks.items()
     )
-    sizes = {f"model.{name}": one.numel() for name, one in model.named_parameters()}
-    trained = sum(size for name, size in sizes.items() if is_trainable(name, recipe.trainable))
-    # A backward pass costs two forward passes; recomputing the activations a third.
-    passes = 4 if recipe.recompute else 3
-    sample = passes * family.forward_flops(settings, input_format(recipe), tokens)
     run = sample * recipe.batch * recipe.steps
     matmul_bytes = _FP32 if recipe.precision == "fp32" else _BF16
-    state = (_FP32 * sum(sizes.values()) + 3 * _FP32 * trained) / ranks
-    gathered = 2 * _largest_unit(model, family.units(model)) * matmul_bytes
-    activations = recipe.micro_batch * family.activation_bytes(
-        settings, tokens, matmul_bytes=matmul_bytes, recompute=recipe.recompute
+    state = (_FP32 * sizes.all + 3 * _FP32 * sizes.trained) / ranks
+    gathered = 2 * matmul_bytes * sizes.largest_unit + _FP32 * sizes.outside_units
+    gradients = (matmul_bytes + _FP32) * sizes.largest_trained_unit
+    if -(-recipe.batch // ranks) > recipe.micro_batch:
+        gradients += _FP32 * sizes.trained
+    activations = recipe.micro_batch * max(
+        family.activation_bytes(
+            recipe.model,
+            task_tokens(recipe, shape, task),
+            matmul_bytes=matmul_bytes,
+            recompute=recipe.recompute,
+        )
+        for task in recipe.tasks
     )
     rank_s = run / (peak_tflops * 1e12 * utilisation)
+    tokens = [task_tokens(recipe, shape, task) for task in recipe.tasks]
     return TrainingPlan(
-        parameters=sum(sizes.values()),
-        trained_parameters=trained,
+        parameters=sizes.all,
+        trained_parameters=sizes.trained,
         shape=f"{shape.width} x {shape.height} x {shape.frames}",
-        video_tokens=tokens.video,
-        audio_tokens=tokens.audio,
-        text_tokens=tokens.text,
+        video_tokens=max(one.video for one in tokens),
+        audio_tokens=max(one.audio for one in tokens),
+        text_tokens=recipe.text.length,
         sample_tflop=sample / 1e12,
         step_tflop=sample * recipe.batch / 1e12,
         run_eflop=run / 1e18,
         state_gb_per_rank=state / _GB,
         gathered_gb=gathered / _GB,
+        gradients_gb=gradients / _GB,
         activations_gb=activations / _GB,
-        memory_gb_per_rank=(state + gathered + activations) / _GB,
+        memory_gb_per_rank=(state + gathered + gradients + activations) / _GB,
         rank_hours=rank_s / _SECONDS_OF_HOUR,
         run_hours=rank_s / ranks / _SECONDS_OF_HOUR,
     )
 
 
-def _largest_unit(model: JointModel, units: Iterable[str]) -> int:
-    """Parameters of the largest part that is gathered at once: the whole model without units."""
-    parts = [model.get_submodule(name) for name in units] or [model]
-    return max(sum(one.numel() for one in part.parameters()) for part in parts)
+def task_tokens(recipe: Recipe, shape: Shape, task: TaskName) -> TokenCounts:
+    """Tokens of a sample of this shape, without those of a modality that the task leaves out."""
+    geometry, parts = geometry_of(recipe), TASKS[task]
+    return TokenCounts(
+        geometry.video_tokens(shape) if parts.video is not None else 0,
+        geometry.audio_tokens(shape) if parts.audio is not None else 0,
+        recipe.text.length,
+    )
+
+
+def task_flops(recipe: Recipe, shape: Shape, task: TaskName) -> float:
+    """Operations of a training step on one sample of this shape, its prompt included."""
+    geometry, parts = geometry_of(recipe), TASKS[task]
+    text_trained = any(is_trainable(name, recipe.trainable) for name in _text_parameters(recipe))
+    gradients = Gradients(
+        trained=lambda name: is_trainable(f"model.{name}", recipe.trainable),
+        text=text_trained,
+        video=parts.generated("video", geometry.video_latent(shape)[1]) > 0,
+        audio=parts.generated("audio", geometry.audio_tokens(shape)) > 0,
+    )
+    counted = find_family(recipe.model.family).flops(
+        recipe.model, input_format(recipe), task_tokens(recipe, shape, task), gradients
+    )
+    text = recipe.text.forward_flops() * (3 if text_trained else 1)
+    return text + counted.forward + counted.backward + counted.recomputed * recipe.recompute
+
+
+@dataclasses.dataclass(frozen=True)
+class _Sizes:
+    """How many parameters there are: trained, in the largest unit, in none."""
+
+    all: int
+    trained: int
+    largest_unit: int
+    largest_trained_unit: int
+    outside_units: int
+
+    @classmethod
+    def of(cls, recipe: Recipe) -> _Sizes:
+        with torch.device("meta"):
+            model = build_model(recipe)
+        sizes = {f"model.{name}": one.numel() for name, one in model.named_parameters()}
+        sizes |= _text_parameters(recipe)
+        trained = {
+            name: size for name, size in sizes.items() if is_trainable(name, recipe.trainable)
+        }
+        units = [f"model.{name}." for name in find_family(recipe.model.family).units(model)]
+        in_units = [_within(unit, sizes) for unit in units]
+        rest = sum(sizes.values()) - sum(in_units)
+        trained_rest = sum(trained.values()) - sum(_within(unit, trained) for unit in units)
+        return cls(
+            all=sum(sizes.values()),
+            trained=sum(trained.values()),
+            largest_unit=max(in_units, default=0),
+            largest_trained_unit=max([trained_rest, *(_within(unit, trained) for unit in units)]),
+            outside_units=rest,
+        )
+
+
+def _text_parameters(recipe: Recipe) -> dict[str, int]:
+    """Sizes of the text encoder's parameters by name; none of one that stands outside."""
+    if recipe.text.outside:
+        return {}
+    with torch.device("meta"):
+        encoder = recipe.text.build()
+    return {f"text_encoder.{name}": one.numel() for name, one in encoder.named_parameters()}
+
+
+def _within(unit: str, sizes: Mapping[str, int]) -> int:
+    return sum(size for name, size in sizes.items() if name.startswith(unit))

@@ -50,6 +50,42 @@ class TokenCounts:
     text: int
 
 
+@dataclasses.dataclass(frozen=True)
+class Gradients:
+    """What a training step goes back for.
+
+    Attributes:
+        trained: whether a parameter of the model is trained, by its name there.
+        text: whether gradients go on into the text encoder.
+        video: whether the video's velocities have a loss.
+        audio: whether the audio's have.
+    """
+
+    trained: Callable[[str], bool]
+    text: bool
+    video: bool = True
+    audio: bool = True
+
+
+@dataclasses.dataclass(frozen=True)
+class Flops:
+    """Operations of one sample's training step, two per multiplication.
+
+    Only matrix products and convolutions count, as is usual, and attention is counted as it is
+    written, not as a kernel that keeps no scores runs it again.
+
+    Attributes:
+        forward: of the forward pass.
+        backward: of the backward pass: gradients of trained weights, and of all that leads to them.
+        recomputed: of the forward pass, what runs again in the backward pass if units are
+            recomputed.
+    """
+
+    forward: float
+    backward: float
+    recomputed: float
+
+
 class JointModel(nn.Module, abc.ABC):
     """Predicts the velocities of both modalities, or of one where the other is left out.
 
@@ -115,7 +151,7 @@ class ModelFamily(Generic[SettingsT]):
         patch: video latents a token along time, rows and columns. An audio latent is a token.
         units: names of the submodules that are sharded, recomputed and compiled as a unit; each
             runs exactly once in every pass.
-        forward_flops: operations of one sample's forward pass, two per multiplication.
+        flops: operations of one sample's training step.
         activation_bytes: memory that one sample's forward pass keeps for its backward pass.
         timestep_scale: timestep of pure noise; data is at 0.
     """
@@ -124,6 +160,6 @@ class ModelFamily(Generic[SettingsT]):
     build: Callable[[SettingsT, InputFormat], JointModel]
     patch: Callable[[SettingsT], tuple[int, int, int]]
     units: Callable[[nn.Module], Iterator[str]]
-    forward_flops: Callable[[SettingsT, InputFormat, TokenCounts], float]
+    flops: Callable[[SettingsT, InputFormat, TokenCounts, Gradients], Flops]
     activation_bytes: ActivationBytes[SettingsT]
     timestep_scale: float

@@ -29,6 +29,12 @@ class ByteTextSettings(TextEncoderSettings):
             raise ValueError(f"dim {self.dim} must be a multiple of the {self.heads} heads")
         return self
 
+    def forward_flops(self) -> float:
+        """Operations of one prompt: the strided convolution, and the layers' maps and attention."""
+        joined = self.length * 2 * self.stride * self.dim**2
+        layer = self.length * (4 + 2 * 4) * self.dim**2 + 2 * self.length**2 * self.dim
+        return 2.0 * (joined + self.layers * layer)
+
     def build(self) -> ByteEncoder:
         """The encoder."""
         return ByteEncoder(

@@ -11,6 +11,8 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from training.models.family import (
+    Flops,
+    Gradients,
     InputFormat,
     JointModel,
     ModelFamily,
@@ -67,9 +69,12 @@ def units(model: nn.Module) -> Iterator[str]:
     yield from ("video", "audio")
 
 
-def forward_flops(settings: LinearSettings, inputs: InputFormat, tokens: TokenCounts) -> float:
+def flops(
+    settings: LinearSettings, inputs: InputFormat, tokens: TokenCounts, gradients: Gradients
+) -> Flops:
     per_video, per_audio = inputs.video_channels, inputs.audio_channels
-    return 4.0 * settings.width * (tokens.video * per_video + tokens.audio * per_audio)
+    forward = 4.0 * settings.width * (tokens.video * per_video + tokens.audio * per_audio)
+    return Flops(forward, 2 * forward, forward)
 
 
 def activation_bytes(
@@ -85,7 +90,7 @@ def linear() -> ModelFamily[LinearSettings]:
         build=LinearModel,
         patch=lambda settings: (1, 1, 1),
         units=units,
-        forward_flops=forward_flops,
+        flops=flops,
         activation_bytes=activation_bytes,
         timestep_scale=1.0,
     )

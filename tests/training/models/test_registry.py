@@ -25,9 +25,12 @@ def test_a_family_from_outside_is_planned_and_trained(
     plan = twinreel("plan", "train", recipe_file, *settings, "--json").json()
     channels = 4 * 4 + 2, 16
     maps = sum(2 * 4 * one + 4 + one for one in channels)
-    assert plan["parameters"] == maps + 16 + 1
+    text = sum(one.numel() for one in load_recipe(recipe_file).text.build().parameters())
+    assert plan["parameters"] == maps + 16 + 1 + text
     operations = plan["video_tokens"] * channels[0] + plan["audio_tokens"] * channels[1]
-    assert plan["sample_tflop"] * 1e12 == pytest.approx(3 * 4 * 4 * operations)
+    assert plan["sample_tflop"] * 1e12 == pytest.approx(
+        3 * (4 * 4 * operations + load_recipe(recipe_file).text.forward_flops())
+    )
 
     run = tmp_path / "run"
     finished = twinreel("train", recipe_file, "--data", curated, "--run", run, *settings)

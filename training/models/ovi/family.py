@@ -7,7 +7,14 @@ from typing import Literal
 import pydantic
 from pydantic import Field
 
-from training.models.family import InputFormat, ModelFamily, ModelSettings, TokenCounts
+from training.models.family import (
+    Flops,
+    Gradients,
+    InputFormat,
+    ModelFamily,
+    ModelSettings,
+    TokenCounts,
+)
 from training.models.ovi import cost
 from training.models.ovi.configuration import TowerConfiguration
 from training.models.ovi.model import OviModel
@@ -48,7 +55,7 @@ def ovi() -> ModelFamily[OviSettings]:
         build=build,
         patch=lambda settings: settings.patch,
         units=units,
-        forward_flops=forward_flops,
+        flops=flops,
         activation_bytes=activation_bytes,
         timestep_scale=TIMESTEP_SCALE,
     )
@@ -59,9 +66,11 @@ def build(settings: OviSettings, inputs: InputFormat) -> OviModel:
     return OviModel(*tower_configurations(settings, inputs))
 
 
-def forward_flops(settings: OviSettings, inputs: InputFormat, tokens: TokenCounts) -> float:
-    """Operations of one sample's forward pass."""
-    return cost.forward_flops(*tower_configurations(settings, inputs), tokens)
+def flops(
+    settings: OviSettings, inputs: InputFormat, tokens: TokenCounts, gradients: Gradients
+) -> Flops:
+    """Operations of one sample's training step."""
+    return cost.step_flops(*tower_configurations(settings, inputs), tokens, gradients)
 
 
 def activation_bytes(

@@ -12,9 +12,7 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from tests.conftest import SHARED
-from training.models.family import TokenCounts
 from training.models.ovi.configuration import TowerConfiguration
-from training.models.ovi.cost import forward_flops
 from training.models.ovi.model import OviModel
 from training.models.ovi.parallelize import units
 from training.models.ovi.released import released_configuration
@@ -149,20 +147,3 @@ def test_wrong_shapes_are_named(model: OviModel, golden: dict[str, Tensor]) -> N
             TowerConfiguration(dim=8, layers=2, text_length=2, **small),
             TowerConfiguration(dim=8, layers=3, text_length=2, **small),
         )
-
-
-def test_operations_are_those_that_torch_counts() -> None:
-    from torch.nn.attention import SDPBackend, sdpa_kernel
-    from torch.utils.flop_counter import FlopCounterMode
-
-    video = TowerConfiguration(6, 64, 160, 32, 4, 3, 24, 10, (1, 2, 2))
-    audio = TowerConfiguration(5, 64, 160, 32, 4, 3, 24, 10)
-    model = OviModel(video, audio)
-    latents = (torch.randn(1, 6, 4, 8, 8), torch.randn(1, 30, 5))
-    # The counter does not know the CPU's fused attention.
-    counter = FlopCounterMode(display=False)
-    with sdpa_kernel(SDPBackend.MATH), counter, torch.no_grad():
-        model(*latents, torch.tensor([500.0]), torch.randn(1, 10, 24))
-    assert forward_flops(video, audio, TokenCounts(4 * 4 * 4, 30, 10)) == pytest.approx(
-        counter.get_total_flops(), rel=0.005
-    )
