@@ -185,7 +185,7 @@ class _Sizes:
 
 def _text_parameters(recipe: Recipe) -> dict[str, int]:
     """Sizes of the text encoder's parameters by name; none of one that stands outside."""
-    if recipe.text.outside:
+    if recipe.text.is_frozen:
         return {}
     with torch.device("meta"):
         encoder = recipe.text.build()

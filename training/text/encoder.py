@@ -64,11 +64,9 @@ class TextEncoderSettings(PartSettings, abc.ABC):
     is_frozen: ClassVar[bool] = False
     dim: int
     length: int
-    outside: ClassVar[bool] = False
-    """Whether its weights are no part of a run, which is given its embeddings."""
 
     def forward_flops(self) -> float:
-        """Operations of one prompt, two per multiplication; 0 for one that stands outside."""
+        """Operations of one prompt, two per multiplication; 0 for a frozen one."""
         return 0.0
 
     @abc.abstractmethod

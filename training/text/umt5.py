@@ -5,16 +5,12 @@ Chung et al., "UniMax: Fairer and More Effective Language Sampling" (2023).
 
 from __future__ import annotations
 
-<<<<<<< HEAD
 import html
 import importlib.util
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, ClassVar, Literal
-=======
-from typing import ClassVar, Literal
->>>>>>> da3524a (plan counts operations backwards through frozen weights, whole gradients and what no unit holds)
 
 import torch
 from pydantic import Field
@@ -33,7 +29,6 @@ _CONFIGURATION, _TOKENIZER = "config.json", "tokenizer.json"
 class Umt5Settings(TextEncoderSettings):
     """umT5-XXL: tokens of width 4096, and the mark of the end. Frozen."""
 
-    outside: ClassVar[bool] = True
     kind: Literal["umt5-xxl"]
     dim: int = Field(4096, ge=1, description="width of a token")
     length: int = Field(512, ge=1, description="tokens")

@@ -163,7 +163,7 @@ def test_sounds_of_other_lengths_share_a_batch_and_change_nothing(
     geometry = geometry_of(recipe)
     (shape,) = {geometry.shape_of(sample) for sample in samples}
     loader = Loader(
-        SampleReader(str(tmp_path), recipe.video.codec.build(), codec, cache_mb=0),
+        SampleReader(str(tmp_path), Encoders.of(recipe, torch.device("cpu")), cache_mb=0),
         rank=0, ranks=1, micro_batch=4, threads=2, ahead=1, device=torch.device("cpu"),
     )  # fmt: skip
     order = [(GlobalBatch(shape, "t2a", tuple(samples)), Position(1, 0))]
