@@ -132,9 +132,9 @@ class AudioCodecSettings(PartSettings, abc.ABC):
     def latent_length(self, samples: int) -> int:
         """Latents of a waveform; 0 if it is too short for one."""
 
-    @abc.abstractmethod
     def longest(self, latents: int) -> int:
-        """Samples of the longest waveform that has so many latents, and no more."""
+        """Samples of the longest waveform that has so many latents: one more begins another."""
+        return (latents + 1) * self.stride - 1
 
     @abc.abstractmethod
     def build(self) -> AudioCodec:

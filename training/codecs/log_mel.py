@@ -37,10 +37,6 @@ class LogMelSettings(AudioCodecSettings):
         """Latents of a waveform; a remainder is left out."""
         return spectrum_count(samples) // self.frames
 
-    def longest(self, latents: int) -> int:
-        """Samples of the longest waveform that has so many latents: one more begins another."""
-        return (latents + 1) * self.stride - 1
-
     def build(self) -> LogMel:
         """The codec."""
         return LogMel(rate_hz=self.rate_hz, mels=self.mels, frames=self.frames)

@@ -45,10 +45,6 @@ class MmAudioSettings(AudioCodecSettings):
         """Latents of a waveform: half as many as it has spectra, 157 for 80,667 samples."""
         return spectrum_count(samples) // _SPECTRA_A_LATENT
 
-    def longest(self, latents: int) -> int:
-        """Samples of the longest waveform that has so many latents: one more begins another."""
-        return (latents + 1) * self.stride - 1
-
     def build(self) -> MmAudio:
         """The codec, with its released weights.
 
