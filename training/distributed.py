@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
 from torch.distributed.fsdp import FSDPModule, MixedPrecisionPolicy, fully_shard
 from torch.distributed.tensor import DTensor
+from torch.distributed.tensor._utils import compute_local_shape_and_global_offset
 from torch.utils.checkpoint import checkpoint
 
 from training.models.generator import Generator
@@ -133,6 +134,17 @@ def recompute_units(generator: Generator) -> None:
         unit = generator.get_submodule(name)
         # In place: a wrapper of its own would give the parameters other names.
         unit.forward = functools.partial(checkpoint, unit.forward, use_reentrant=False)
+
+
+def local_part(tensor: Tensor) -> tuple[Tensor, tuple[slice, ...]]:
+    """What this rank holds of a tensor, to be written to, and where that lies in the whole."""
+    if not isinstance(tensor, DTensor):
+        return tensor, tuple(slice(0, size) for size in tensor.shape)
+    shape, offset = compute_local_shape_and_global_offset(
+        tensor.shape, tensor.device_mesh, tensor.placements
+    )
+    where = tuple(slice(at, at + size) for at, size in zip(offset, shape, strict=True))
+    return tensor.to_local(), where
 
 
 def last_micro_batch(generator: nn.Module, last: bool) -> None:

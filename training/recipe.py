@@ -29,6 +29,7 @@ from training.codecs.pixels import PixelPatchesSettings
 from training.codecs.wan import WanSettings
 from training.generate.solver import SolverName
 from training.models.family import ModelSettings
+from training.models.lora import LoraSettings
 from training.models.registry import find_family
 from training.objective.flow import Prediction
 from training.objective.tasks import TaskName
@@ -141,6 +142,14 @@ class SamplingSettings(Settings):
     audio_negative: str = Field("", description="prompt of the audio's unconditional pass")
 
 
+class InitialWeights(Settings):
+    """Weights that a run starts from: a file, or a folder of parts with their index."""
+
+    weights: Path = Field(description="safetensors, or a folder of them")
+    layout: str = Field("auto", description="whose names they have: one of the family's")
+    only: tuple[str, ...] = Field((), description="patterns of the model's names; else all")
+
+
 class Recipe(Settings):
     """Everything that a run is told."""
 
@@ -160,6 +169,12 @@ class Recipe(Settings):
     recompute: bool = Field(False, description="activations are recomputed, to save memory")
     tasks: dict[TaskName, float] = {"t2av": 1.0}  # noqa: RUF012 - pydantic copies it
     model: pydantic.SerializeAsAny[ModelSettings]
+    initial: tuple[InitialWeights, ...] = Field(
+        (), description="released weights that the run starts from; the rest by the seed"
+    )
+    lora: LoraSettings | None = Field(
+        None, description="train small adapters of the model's maps, and nothing else"
+    )
     video: VideoSettings
     audio: AudioSettings
     text: Annotated[ByteTextSettings | WordTextSettings | Umt5Settings, Field(discriminator="kind")]
@@ -178,6 +193,15 @@ class Recipe(Settings):
         if min(tasks.values(), default=0) < 0 or not sum(tasks.values()):
             raise ValueError("weights must not be negative, and one must be above 0")
         return {name: weight for name, weight in tasks.items() if weight}
+
+    @pydantic.field_validator("lora")
+    @classmethod
+    def _of_something(
+        cls, lora: LoraSettings | None, info: pydantic.ValidationInfo
+    ) -> LoraSettings | None:
+        if lora is not None and not info.data.get("initial"):
+            raise ValueError("adapters are of weights that `initial` names; random ones teach none")
+        return lora
 
     def binding(self) -> dict[str, Any]:
         """The settings that a checkpoint depends on; the others may change on the way."""

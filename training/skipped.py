@@ -8,6 +8,7 @@ noted; only a row of them, which means that the weights themselves are ruined, e
 from __future__ import annotations
 
 import dataclasses
+import math
 from pathlib import Path
 
 import torch
@@ -93,3 +94,19 @@ class SkippedSteps:
                 " optimizer.clip_norm, or lengthen the warm-up, and go on with"
                 " `--resume --accept-changes`.",
             )
+
+
+def check_finite(losses: dict[str, float], step: int, run: Path) -> None:
+    """Stop before a ruined state is saved.
+
+    Raises:
+        TwinreelError: `loss_not_finite`.
+    """
+    if not math.isfinite(losses["loss"]):
+        raise TwinreelError(
+            "loss_not_finite",
+            f"The loss of step {step} is {losses['loss']}; nothing was saved since the last"
+            " checkpoint.",
+            subject=str(run),
+            remedy="Lower optimizer.learning_rate or optimizer.clip_norm, or lengthen the warm-up.",
+        )

@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import functools
-import math
 from collections.abc import Callable
 from pathlib import Path
 from typing import cast
@@ -13,7 +12,7 @@ from typing import cast
 import torch
 from torch import Tensor
 
-from manifests.errors import TwinreelError, UsageError
+from manifests.errors import UsageError
 from training.checkpoint import Checkpoints, Record, code_fingerprint
 from training.codecs.fit import begin_fit
 from training.data.encoders import Encoders
@@ -38,7 +37,8 @@ from training.objective.optimizer import build_optimizer, learning_rate, step_if
 from training.objective.tasks import TASKS
 from training.recipe import LossSettings, Recipe
 from training.run import Start, open_run, write_start
-from training.skipped import SkippedSteps
+from training.skipped import SkippedSteps, check_finite
+from training.weights import load_initial
 
 
 @dataclasses.dataclass(frozen=True)
@@ -67,7 +67,7 @@ def train(run: TrainingRun) -> None:
     Raises:
         UsageError: `run_exists`, `recipe_changed`, `code_changed`, `dataset_changed`,
             `other_model`, `empty_selection`, `no_usable_samples`, `missing_package`,
-            `missing_weights` or `bad_weights`.
+            `missing_weights`, `bad_weights`, `no_lora_targets`, or what `load_initial` raises.
         StorageError: `shard_missing`, `sample_corrupt`, `checkpoint_failed` and their like.
         MediaError: `sample_unreadable`.
         TwinreelError: `gradient_not_finite` or `loss_not_finite`.
@@ -93,8 +93,7 @@ def _train(run: TrainingRun, context: DistributedContext) -> None:
         first=context.is_first,
         group=context.checkpoint_group,
     )
-    if start.checkpoint is not None:
-        checkpoints.load(start.checkpoint, generator, optimizer)
+    _take_state(start, recipe, checkpoints, generator, optimizer)
     _note_start(run, context)
 
     # The samples, epoch after epoch, from where the run stands.
@@ -260,6 +259,20 @@ def _open(run: TrainingRun, code: str, context: DistributedContext) -> Start:
     return cast("Start", context.broadcast(start))
 
 
+def _take_state(
+    start: Start,
+    recipe: Recipe,
+    checkpoints: Checkpoints,
+    generator: Generator,
+    optimizer: torch.optim.Optimizer,
+) -> None:
+    """The state of the checkpoint that the run stands at, or the weights that it starts from."""
+    if start.checkpoint is not None:
+        checkpoints.load(start.checkpoint, generator, optimizer)
+    else:
+        load_initial(generator, recipe)
+
+
 def _note_start(run: TrainingRun, context: DistributedContext) -> None:
     # Only when all have mapped the new snapshot does it get the run's name.
     context.wait_for_all()
@@ -292,19 +305,3 @@ def total_losses(
     losses = context.sum({name: float(part) for name, part in parts.items()})
     weights = {"video": loss_weights.video, "audio": loss_weights.audio}
     return {"loss": sum(weights[name] * value for name, value in losses.items()), **losses}
-
-
-def check_finite(losses: dict[str, float], step: int, run: Path) -> None:
-    """Stop before a ruined state is saved.
-
-    Raises:
-        TwinreelError: `loss_not_finite`.
-    """
-    if not math.isfinite(losses["loss"]):
-        raise TwinreelError(
-            "loss_not_finite",
-            f"The loss of step {step} is {losses['loss']}; nothing was saved since the last"
-            " checkpoint.",
-            subject=str(run),
-            remedy="Lower optimizer.learning_rate or optimizer.clip_norm, or lengthen the warm-up.",
-        )

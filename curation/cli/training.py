@@ -1,4 +1,4 @@
-"""The commands that train and generate: `train`, `generate` and `plan train`."""
+"""The commands that train and generate: `train`, `generate`, `export` and `plan train`."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import functools
 import importlib.util
 import json
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 from rich.console import Console
@@ -223,6 +223,35 @@ def _generate_file(
             subject=str(prompts),
             remedy="Mend these lines and give the same command: only what is missing is made.",
         )
+
+
+def export(
+    run: Run,
+    to: Annotated[
+        Path, typer.Option(help="The safetensors file to write; with --adapter, a folder.")
+    ],
+    layout: Annotated[
+        str | None,
+        typer.Option(help="Whose names: the family's own, or for `ovi` `wan` or `wan-diffusers`."),
+    ] = None,
+    dtype: Annotated[
+        Literal["float32", "bfloat16"], typer.Option(help="Of the numbers written.")
+    ] = "float32",
+    adapter: Annotated[
+        bool, typer.Option("--adapter", help="The run's LoRA alone, as peft reads it.")
+    ] = False,
+) -> None:
+    """Write the weights of a run's newest checkpoint as released files have them."""
+    require_training()
+    import torch  # noqa: PLC0415 - keeps `--help` quick
+
+    from training.export import export_adapter, export_model  # noqa: PLC0415
+
+    if adapter:
+        count = export_adapter(run, to)
+    else:
+        count = export_model(run, to, layout=layout, dtype=getattr(torch, dtype))
+    typer.echo(f"{to}: {count} tensors")
 
 
 def plan_train(

@@ -14,24 +14,26 @@ import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from tests.golden import audio, ovi_fusion, syncnet, unipc
+from tests.golden import audio, lora, ovi_fusion, syncnet, unipc
 from tests.golden.files import Check, Checks, Golden
+
+_BY_TENSORS: tuple[tuple[set[str], Callable[[Golden], Checks]], ...] = (
+    ({"in.frames_bgr"}, syncnet.check),
+    ({"features.in.lip"}, syncnet.check),
+    ({"in.waveform", "out.log_mel"}, audio.check_vae),
+    ({"in.log_mel", "out.waveform"}, audio.check_vocoder),
+    ({"out.base", "out.adapted"}, lora.check),
+)
 
 
 def checks_of(golden: Golden) -> Callable[[Golden], Checks] | None:
     """What runs a file, told by what is in it; None if nothing does."""
     names = set(golden.tensors)
-    if {"in.frames_bgr", "features.in.lip"} & names:
-        return syncnet.check
     if {"video_config", "audio_config"} <= set(golden.metadata):
         return ovi_fusion.check
-    if {"in.waveform", "out.log_mel"} <= names:
-        return audio.check_vae
-    if {"in.log_mel", "out.waveform"} <= names:
-        return audio.check_vocoder
     if any(name.endswith(".sigmas") for name in names):
         return unipc.check
-    return None
+    return next((check for needed, check in _BY_TENSORS if needed <= names), None)
 
 
 def run(path: Path) -> list[Check]:

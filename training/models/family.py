@@ -10,6 +10,7 @@ from typing import Generic, Protocol, TypeVar
 from torch import Tensor, nn
 
 from manifests.settings import Settings
+from training.models.released import ReleasedLayout
 
 
 class ModelSettings(Settings):
@@ -154,6 +155,7 @@ class ModelFamily(Generic[SettingsT]):
         flops: operations of one sample's training step.
         activation_bytes: memory that one sample's forward pass keeps for its backward pass.
         timestep_scale: timestep of pure noise; data is at 0.
+        released: layouts of files that its weights can be read from and written to.
     """
 
     settings: type[SettingsT]
@@ -163,3 +165,4 @@ class ModelFamily(Generic[SettingsT]):
     flops: Callable[[SettingsT, InputFormat, TokenCounts, Gradients], Flops]
     activation_bytes: ActivationBytes[SettingsT]
     timestep_scale: float
+    released: tuple[ReleasedLayout, ...] = ()

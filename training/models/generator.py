@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from training.data.geometry import geometry_of
 from training.models.family import InputFormat, JointModel
+from training.models.lora import add_adapters, is_adapter
 from training.models.registry import find_family
 from training.objective.flow import Prediction, interpolate, velocity, velocity_towards
 from training.objective.keys import key
@@ -103,13 +104,15 @@ def build_generator(recipe: Recipe) -> Generator:
     """The model and text encoder of a recipe, initialised by the recipe's seed.
 
     Raises:
-        UsageError: `missing_package`, `missing_weights` or `bad_weights`.
+        UsageError: `missing_package`, `missing_weights`, `bad_weights` or `no_lora_targets`.
     """
     family = find_family(recipe.model.family)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(key("initialise", recipe.seed))
         text_encoder = None if recipe.text.is_frozen else recipe.text.build()
         model = build_model(recipe)
+        if recipe.lora is not None:
+            add_adapters(model, recipe.lora)
     generator = Generator(
         model,
         text_encoder,
@@ -119,7 +122,9 @@ def build_generator(recipe: Recipe) -> Generator:
         units=[f"model.{name}" for name in family.units(model)],
     )
     for name, parameter in generator.named_parameters():
-        parameter.requires_grad_(is_trainable(name, recipe.trainable))
+        parameter.requires_grad_(
+            is_trainable(name, recipe.trainable) if recipe.lora is None else is_adapter(name)
+        )
     return generator
 
 

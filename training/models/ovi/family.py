@@ -19,6 +19,7 @@ from training.models.ovi import cost
 from training.models.ovi.configuration import TowerConfiguration
 from training.models.ovi.model import OviModel
 from training.models.ovi.parallelize import units
+from training.models.ovi.released import released_layouts
 
 TIMESTEP_SCALE = 1000.0
 """Timesteps run from 0 (data) to this (noise)."""
@@ -58,6 +59,7 @@ def ovi() -> ModelFamily[OviSettings]:
         flops=flops,
         activation_bytes=activation_bytes,
         timestep_scale=TIMESTEP_SCALE,
+        released=released_layouts(),
     )
 
 
