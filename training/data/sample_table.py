@@ -84,6 +84,10 @@ class SampleTable(Sequence[KeptSample]):
 
     __hash__ = None  # type: ignore[assignment]  # as of any list
 
+    def by_id(self) -> SampleTable:
+        """The same, sorted by id."""
+        return SampleTable(self.table.sort_by("sample_id"))
+
     def numbers(self, column: str) -> npt.NDArray[np.generic]:
         """A column of numbers [samples]; 0 where there is none."""
         chunks = self.table.column(column).chunks

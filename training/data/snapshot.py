@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import hashlib
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -20,14 +19,14 @@ from training.data.sample_table import ORDER_KEY, SCHEMA, SampleTable
 from training.data.samples import kept_samples_sql
 
 _ROWS_AT_ONCE = 1 << 16
-_IDENTIFYING = ("sample_id", "sha256", "split", "caption")
-"""What two snapshots of the same data set agree in."""
-_OUT, _TRAIN, _IDENTITY_KEY = b"out", b"train", b"identity"
+_OUT, _TRAIN, _IDENTITY = b"out", b"train", b"identity"
 
 
 @dataclasses.dataclass(frozen=True)
 class Snapshot:
-    """Kept samples of one OUT, those of each split sorted by id.
+    """Kept samples of one OUT.
+
+    Those held in memory are sorted by id; a mapped file has them as the tables gave them.
 
     Attributes:
         out: where the shards lie: a folder or `s3://` prefix.
@@ -77,6 +76,9 @@ def take_snapshot(
         sink = pa.BufferOutputStream()
         _write(connection, absolute, sink)
         snapshot = _read(pa.BufferReader(sink.getvalue()))
+        snapshot = dataclasses.replace(
+            snapshot, train=snapshot.train.by_id(), held_out=snapshot.held_out.by_id()
+        )
     else:
         partial = file.with_name(file.name + ".partial")
         with pa.OSFile(str(partial), "wb") as written:
@@ -150,14 +152,16 @@ def check_shards(snapshot: Snapshot) -> None:
 
 def _write(connection: duckdb.DuckDBPyConnection, out: str, sink: pa.NativeFile) -> None:
     """Samples to train on come first; a part at a time is in memory, however many there are."""
-    identity, train = _Identity(), 0
+    rows = train = first = second = 0
     with pa.ipc.new_file(sink, SCHEMA) as writer:
-        for batch in _batches(connection):
-            identity.add(batch)
+        for batch, first_sum, second_sum in _batches(connection):
+            rows, first, second = rows + len(batch), first + first_sum, second + second_sum
             train += pc.sum(pc.equal(batch["split"], "train")).as_py() or 0
             writer.write_batch(batch)
+        # Sums, so that it does not matter in which order rows come: sorting takes far longer.
+        identity = fingerprint([rows, first % 2**64, second % 2**64])
         # What is known only now goes with a last batch without rows.
-        known = {_OUT: out, _TRAIN: str(train), _IDENTITY_KEY: identity.digest()}
+        known = {_OUT: out, _TRAIN: str(train), _IDENTITY: identity}
         empty = pa.RecordBatch.from_pylist([], schema=SCHEMA)
         writer.write_batch(empty, custom_metadata=known)
 
@@ -170,48 +174,28 @@ def _read(source: pa.NativeFile) -> Snapshot:
         known[_OUT].decode(),
         SampleTable(table.slice(0, train)),
         SampleTable(table.slice(train)),
-        known[_IDENTITY_KEY].decode(),
+        known[_IDENTITY].decode(),
     )
 
 
-def _batches(connection: duckdb.DuckDBPyConnection) -> Iterator[pa.RecordBatch]:
-    hashed = f"('0x' || left(sha256(sample_id), 16))::UBIGINT AS {ORDER_KEY}"
-    reader = connection.sql(
-        f"SELECT *, {hashed} FROM ({kept_samples_sql()}) ORDER BY split <> 'train', sample_id"
-    ).to_arrow_reader(_ROWS_AT_ONCE)
-    for batch in reader:
-        yield pa.RecordBatch.from_arrays(
-            [batch[field.name].cast(field.type) for field in SCHEMA], schema=SCHEMA
-        )
-
-
-class _Identity:
-    """Hashes rows as they come; it does not matter in how many parts."""
-
-    def __init__(self) -> None:
-        self._rows = 0
-        self._lengths = {name: hashlib.sha256() for name in _IDENTIFYING}
-        self._texts = {name: hashlib.sha256() for name in _IDENTIFYING}
-
-    def add(self, batch: pa.RecordBatch) -> None:
-        """The next rows."""
-        self._rows += batch.num_rows
-        for name in _IDENTIFYING:
-            # Lengths tell where texts end; a text that is not there has the length -1.
-            column = batch[name]
-            lengths = np.from_dlpack(pc.fill_null(pc.binary_length(column), -1))
-            self._lengths[name].update(lengths.astype("<i4").tobytes())
-            texts = pc.fill_null(column, "")
-            offsets = np.frombuffer(texts.buffers()[1], np.int32)
-            first, last = offsets[texts.offset], offsets[texts.offset + len(texts)]
-            content = texts.buffers()[2]
-            if content is not None:
-                self._texts[name].update(memoryview(content)[first:last])
-
-    def digest(self) -> str:
-        """16 hex digits."""
-        columns = [
-            [self._lengths[name].hexdigest(), self._texts[name].hexdigest()]
-            for name in _IDENTIFYING
-        ]
-        return fingerprint([self._rows, columns])
+def _batches(connection: duckdb.DuckDBPyConnection) -> Iterator[tuple[pa.RecordBatch, int, int]]:
+    """Rows to train on, then the others, in any order; with each part its two sums of hashes."""
+    # The caption comes last, since what is before it holds no separator.
+    identity = (
+        "sha256(concat_ws(chr(31), sample_id, sha256, split,"
+        " CASE WHEN caption IS NULL THEN '-' ELSE '+' || caption END))"
+    )
+    hashes = [f"('0x' || {identity}[{first}:{first + 15}])::UBIGINT" for first in (1, 17)]
+    order = f"('0x' || left(sha256(sample_id), 16))::UBIGINT AS {ORDER_KEY}"
+    for condition in ("split = 'train'", "split IS DISTINCT FROM 'train'"):
+        reader = connection.sql(
+            f"SELECT *, {order}, {hashes[0]} AS first_hash, {hashes[1]} AS second_hash"
+            f" FROM ({kept_samples_sql()}) WHERE {condition}"
+        ).to_arrow_reader(_ROWS_AT_ONCE)
+        for batch in reader:
+            columns = [batch[field.name].cast(field.type) for field in SCHEMA]
+            sums = [
+                int(np.from_dlpack(batch[name]).sum(dtype=np.uint64))
+                for name in ("first_hash", "second_hash")
+            ]
+            yield pa.RecordBatch.from_arrays(columns, schema=SCHEMA), sums[0], sums[1]

@@ -48,9 +48,12 @@ def test_a_mapped_snapshot_has_the_samples_of_one_in_memory(tmp_path: Path) -> N
     samples = [sample(index) for index in range(50)] + [
         sample(50, audio_rate_hz=None, audio_samples=None, caption=None)
     ]
-    held, mapped = take(samples[::-1]), take(samples, file=tmp_path / "dataset.arrow")
-    assert list(mapped.train) == [one for one in samples if one.split == "train"]
-    assert list(mapped.held_out) == [one for one in samples if one.split == "held_out"]
+    held, mapped = take(samples[::-1]), take(samples[::-1], file=tmp_path / "dataset.arrow")
+    assert list(held.train) == [one for one in samples if one.split == "train"]
+    assert list(held.held_out) == [one for one in samples if one.split == "held_out"]
+    mapped = dataclasses.replace(
+        mapped, train=mapped.train.by_id(), held_out=mapped.held_out.by_id()
+    )
     assert (held.train, held.held_out, held.fingerprint()) == (
         mapped.train,
         mapped.held_out,
@@ -68,7 +71,7 @@ def test_other_processes_are_sent_a_mapped_file_by_name(tmp_path: Path) -> None:
     mapped, held = take(samples, file=tmp_path / "dataset.arrow"), take(samples)
     assert len(pickle.dumps(mapped)) < 1_000 < len(pickle.dumps(held))
     for snapshot in (pickle.loads(pickle.dumps(mapped)), pickle.loads(pickle.dumps(held))):
-        assert (snapshot.out, snapshot.train) == ("/out", mapped.train)
+        assert (snapshot.out, snapshot.train.by_id()) == ("/out", mapped.train.by_id())
         assert snapshot.fingerprint() == mapped.fingerprint()
     assert open_snapshot(tmp_path / "dataset.arrow").held_out == mapped.held_out
     sent = pickle.dumps(mapped)
