@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from collections.abc import Mapping
+from typing import Any, Literal
 
 import pydantic
 from pydantic import Field
@@ -25,14 +26,30 @@ TIMESTEP_SCALE = 1000.0
 """Timesteps run from 0 (data) to this (noise)."""
 
 
+HEAD_DIM = 128
+"""Channels of an attention head, at least, unless a recipe says how many heads there are."""
+
+
+def _ffn_dim(given: Mapping[str, Any]) -> int:
+    """As wide for its width as the released model's, in whole numbers."""
+    return round(int(given.get("dim", 0)) * 14336 / 3072)
+
+
+def _heads(given: Mapping[str, Any]) -> int:
+    """The most heads of `HEAD_DIM` channels or more, an even number, that fill the width."""
+    dim = int(given.get("dim", 0))
+    fitting = (heads for heads in range(dim // HEAD_DIM, 1, -1) if dim % (2 * heads) == 0)
+    return next(fitting, 1)
+
+
 class OviSettings(ModelSettings):
     """The towers' size; both are equal."""
 
     family: Literal["ovi"] = "ovi"
-    dim: int = Field(3072, ge=4)
-    ffn_dim: int = Field(14336, ge=1)
+    dim: int = Field(3072, ge=4, multiple_of=2, description="width of a token")
+    ffn_dim: int = Field(default_factory=_ffn_dim, ge=1, description="inside a block, 14/3 of dim")
     freq_dim: int = Field(256, ge=2, multiple_of=2, description="of the timestep's sinusoid")
-    heads: int = Field(24, ge=1)
+    heads: int = Field(default_factory=_heads, ge=1, description="of 128 channels or more")
     layers: int = Field(30, ge=1)
     patch: tuple[Literal[1], int, int] = Field(
         (1, 2, 2),
