@@ -10,7 +10,7 @@ import torch
 from training.data.geometry import geometry_of
 from training.data.order import Shape
 from training.models.family import Gradients, TokenCounts
-from training.models.generator import build_model, input_format, is_trainable
+from training.models.generator import Generator, build_generator, input_format
 from training.models.registry import find_family
 from training.objective.tasks import TASKS, TaskName
 from training.recipe import Recipe
@@ -81,10 +81,13 @@ def plan_training(
     """
     family = find_family(recipe.model.family)
     shape = geometry_of(recipe).clip(*aspect)
-    sizes = _Sizes.of(recipe)
+    with torch.device("meta"):
+        generator = build_generator(recipe)
+    sizes = _Sizes.of(generator)
     weights = sum(recipe.tasks.values())
     sample = sum(
-        weight / weights * task_flops(recipe, shape, task) for task, weight in recipe.tasks.items()
+        weight / weights * task_flops(recipe, generator, shape, task)
+        for task, weight in recipe.tasks.items()
     )
     run = sample * recipe.batch * recipe.steps
     matmul_bytes = _FP32 if recipe.precision == "fp32" else _BF16
@@ -134,12 +137,22 @@ def task_tokens(recipe: Recipe, shape: Shape, task: TaskName) -> TokenCounts:
     )
 
 
-def task_flops(recipe: Recipe, shape: Shape, task: TaskName) -> float:
-    """Operations of a training step on one sample of this shape, its prompt included."""
+def task_flops(recipe: Recipe, generator: Generator, shape: Shape, task: TaskName) -> float:
+    """Operations of a training step on one sample of this shape, its prompt included.
+
+    What an adapter of low rank adds to its map, about a hundredth, is left out.
+
+    Args:
+        recipe: of the run.
+        generator: of the recipe, on any device.
+        shape: of the sample.
+        task: what is generated.
+    """
     geometry, parts = geometry_of(recipe), TASKS[task]
-    text_trained = any(is_trainable(name, recipe.trainable) for name in _text_parameters(recipe))
+    trained = _trained(generator)
+    text_trained = any(name.startswith("text_encoder.") for name in trained)
     gradients = Gradients(
-        trained=lambda name: is_trainable(f"model.{name}", recipe.trainable),
+        trained=lambda name: f"model.{name}" in trained,
         text=text_trained,
         video=parts.generated("video", geometry.video_latent(shape)[1]) > 0,
         audio=parts.generated("audio", geometry.audio_tokens(shape)) > 0,
@@ -162,34 +175,24 @@ class _Sizes:
     outside_units: int
 
     @classmethod
-    def of(cls, recipe: Recipe) -> _Sizes:
-        with torch.device("meta"):
-            model = build_model(recipe)
-        sizes = {f"model.{name}": one.numel() for name, one in model.named_parameters()}
-        sizes |= _text_parameters(recipe)
-        trained = {
-            name: size for name, size in sizes.items() if is_trainable(name, recipe.trainable)
-        }
-        units = [f"model.{name}." for name in find_family(recipe.model.family).units(model)]
+    def of(cls, generator: Generator) -> _Sizes:
+        sizes = {name: one.numel() for name, one in generator.named_parameters()}
+        trained = {name: sizes[name] for name in _trained(generator)}
+        units = [f"{unit}." for unit in generator.units]
         in_units = [_within(unit, sizes) for unit in units]
-        rest = sum(sizes.values()) - sum(in_units)
-        trained_rest = sum(trained.values()) - sum(_within(unit, trained) for unit in units)
+        trained_in_units = [_within(unit, trained) for unit in units]
+        trained_rest = sum(trained.values()) - sum(trained_in_units)
         return cls(
             all=sum(sizes.values()),
             trained=sum(trained.values()),
             largest_unit=max(in_units, default=0),
-            largest_trained_unit=max([trained_rest, *(_within(unit, trained) for unit in units)]),
-            outside_units=rest,
+            largest_trained_unit=max([trained_rest, *trained_in_units]),
+            outside_units=sum(sizes.values()) - sum(in_units),
         )
 
 
-def _text_parameters(recipe: Recipe) -> dict[str, int]:
-    """Sizes of the text encoder's parameters by name; none of one that stands outside."""
-    if recipe.text.is_frozen:
-        return {}
-    with torch.device("meta"):
-        encoder = recipe.text.build()
-    return {f"text_encoder.{name}": one.numel() for name, one in encoder.named_parameters()}
+def _trained(generator: Generator) -> set[str]:
+    return {name for name, one in generator.named_parameters() if one.requires_grad}
 
 
 def _within(unit: str, sizes: Mapping[str, int]) -> int:

@@ -171,7 +171,8 @@ class _TowerCount:
         trained = self._trained(f"{name}.weight")
         self.forward += 2.0 * multiplications
         self.backward += 2.0 * multiplications * (trained + needs)
-        return needs or trained or self._trained(f"{name}.bias")
+        beside = ("bias", "lora_A.weight", "lora_B.weight")
+        return needs or trained or any(self._trained(f"{name}.{one}") for one in beside)
 
     def _attend(self, keys: int, *, q: bool, k: bool, v: bool) -> None:
         """Scores and their product with the values, and of both the gradients that are needed."""
