@@ -184,6 +184,9 @@ class EngineSettings(Settings):
     cpus_per_worker: float = pydantic.Field(
         0.9, gt=0, description="below one, so that the job's own process finds room"
     )
+    gpus_per_worker: float = pydantic.Field(
+        0.0, ge=0, description="share of a GPU that one takes, where there are any"
+    )
     in_flight_per_worker: int = pydantic.Field(2, ge=1)
     start_patience_s: float = pydantic.Field(
         600.0, gt=0, description="how long a cluster may take to start a first worker or model"

@@ -19,12 +19,14 @@ class PartSettings(Settings):
         place: its key in a recipe.
         version: raised whenever equal inputs may give another result.
         weights: sets of `stages.weights.catalogue` that it loads.
+        is_fitted: whether it is fitted to a run's samples; what it makes is that run's own.
     """
 
     kind: str
     place: ClassVar[str]
     version: ClassVar[int] = 1
     weights: ClassVar[tuple[str, ...]] = ()
+    is_fitted: ClassVar[bool] = False
 
     @property
     def needed_by(self) -> str:

@@ -203,6 +203,15 @@ class Recipe(Settings):
             raise ValueError("adapters are of weights that `initial` names; random ones teach none")
         return lora
 
+    def check_weights(self) -> None:
+        """See that the weights of codecs and text encoder are on this machine.
+
+        Raises:
+            UsageError: `missing_weights` or `bad_weights`.
+        """
+        for part in (self.video.codec, self.audio.codec, self.text):
+            part.weight_paths()
+
     def binding(self) -> dict[str, Any]:
         """The settings that a checkpoint depends on; the others may change on the way."""
         values = self.model_dump(mode="json", exclude=_FREE)

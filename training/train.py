@@ -14,11 +14,10 @@ from torch import Tensor
 
 from manifests.errors import UsageError
 from training.checkpoint import Checkpoints, Record, code_fingerprint
-from training.codecs.fit import begin_fit
-from training.data.encoders import Encoders
 from training.data.geometry import geometry_of
-from training.data.loader import Loader, RankBatch, SampleReader
+from training.data.loader import Loader, RankBatch
 from training.data.order import Epoch, GlobalBatch, SampleShapes, endless
+from training.data.reading import open_reader
 from training.data.snapshot import Snapshot
 from training.distributed import (
     DistributedContext,
@@ -79,14 +78,15 @@ def train(run: TrainingRun) -> None:
 def _train(run: TrainingRun, context: DistributedContext) -> None:
     recipe, geometry = run.recipe, geometry_of(run.recipe)
 
-    # What to train, and what it learns from.
-    encoders = Encoders.of(recipe, context.device).build()
+    # What to learn from, and what to train. What is missing is said before a large model is built.
+    code = code_fingerprint(recipe.model.family)
+    start = _open(run, code, context)
+    snapshot = start.snapshot
+    reader = open_reader(recipe, run.folder, start, context)
     generator = shard(
         build_generator(recipe), context, precision=recipe.precision, recompute=recipe.recompute
     )
     optimizer = build_optimizer(generator, recipe.optimizer)
-    code = code_fingerprint(recipe.model.family)
-    start = _open(run, code, context)
     checkpoints = Checkpoints(
         run.folder,
         keep=recipe.checkpoint.keep,
@@ -97,13 +97,6 @@ def _train(run: TrainingRun, context: DistributedContext) -> None:
     _note_start(run, context)
 
     # The samples, epoch after epoch, from where the run stands.
-    snapshot = start.snapshot
-    reader = SampleReader(
-        snapshot.out,
-        begin_fit(encoders, recipe, run.folder, start, context),
-        text_length=recipe.text.length,
-        cache_mb=recipe.loader.cache_mb,
-    )
     loader = Loader(
         reader,
         rank=context.rank,
@@ -248,6 +241,7 @@ def _open(run: TrainingRun, code: str, context: DistributedContext) -> Start:
     """Where the run stands. One rank looks for all: between two looks the tables may change."""
     start = None
     if context.is_first:
+        run.recipe.check_weights()
         start = open_run(
             run.folder,
             run.recipe,

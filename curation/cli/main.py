@@ -10,7 +10,7 @@ from typing import NoReturn
 import typer
 from rich.console import Console
 
-from curation.cli import curate, demo, doctor, results, training, weights
+from curation.cli import curate, demo, doctor, encode, results, training, weights
 from curation.cli.logs import log_to_standard_error
 from curation.cli.printing import escape
 from manifests.errors import TwinreelError, one_line
@@ -36,6 +36,7 @@ app.command()(results.verify)
 app.command()(results.compact)
 app.command()(doctor.doctor)
 app.command("demo-bucket")(demo.demo_bucket)
+app.command()(encode.encode)
 app.command()(training.train)
 app.command()(training.generate)
 app.command()(training.export)

@@ -217,9 +217,13 @@ class Engine:
         if not ray.is_initialized():
             self._connect()
         settings, decode = self._settings, self._decode
-        count = settings.workers or max(1, places("CPU", settings.cpus_per_worker))
+        gpus = places("GPU", settings.gpus_per_worker) if settings.gpus_per_worker else 0
+        count = settings.workers or max(1, gpus or places("CPU", settings.cpus_per_worker))
         actor = ray.remote(
-            num_cpus=settings.cpus_per_worker, max_restarts=-1, scheduling_strategy="SPREAD"
+            num_cpus=settings.cpus_per_worker,
+            num_gpus=settings.gpus_per_worker if gpus else 0,
+            max_restarts=-1,
+            scheduling_strategy="SPREAD",
         )(hosted(Worker, home()))
         limits = arguments_of(decode.stall_s, decode.memory_mb, decode.retries)
 

@@ -242,6 +242,27 @@ class SampleRow:
     fingerprint: str
 
 
+@dataclasses.dataclass(frozen=True)
+class LatentRow:
+    """A part of a sample as a model is given it, made before training: where its bytes lie.
+
+    `key` is of all that the bytes depend on: `encoder` (fingerprint of the codec or text encoder
+    with its weights), and the sample's media and the shape they are brought to, or the caption.
+    `offset_bytes` and `bytes` are of the tensor, a safetensors file within the tar `shard`.
+    """
+
+    key: str
+    part: Literal["video", "audio", "text"]
+    encoder: str
+    sample_id: str
+    shard: str | None
+    offset_bytes: int | None
+    bytes: int | None
+    sha256: str | None
+    status: Literal["ok", "failed"]
+    error: ErrorRecord | None
+
+
 _SCALARS: dict[type, pa.DataType] = {
     str: pa.string(),
     int: pa.int64(),
@@ -317,5 +338,6 @@ TABLES: dict[str, type] = {
     "decisions": DecisionRow,
     "captions": CaptionRow,
     "samples": SampleRow,
+    "latents": LatentRow,
 }
 """Tables whose whole schema is known here; `signals`, `clips` and side tables are the stages'."""

@@ -10,10 +10,11 @@ from safetensors import SafetensorError
 from torch import Tensor
 
 from manifests.errors import StorageError
+from manifests.store.storage import open_storage
 from training.codecs.codec import FittedAudioCodec, FittedVideoCodec
 from training.data.encoders import Encoders
 from training.data.geometry import Geometry, geometry_of
-from training.data.loader import SampleReader
+from training.data.media import read_media
 from training.data.snapshot import Snapshot
 from training.distributed import DistributedContext
 from training.recipe import Recipe
@@ -43,7 +44,7 @@ def begin_fit(
         StorageError: `codecs_unreadable`, `run_not_writable` or what reading samples raises.
         MediaError: `sample_unreadable`.
     """
-    if not _fitted(encoders):
+    if not (recipe.video.codec.is_fitted or recipe.audio.codec.is_fitted):
         return encoders
     if context.is_first:
         if start.checkpoint is not None:
@@ -91,11 +92,13 @@ def _fitted(encoders: Encoders) -> dict[str, FittedVideoCodec | FittedAudioCodec
 
 def _fit(encoders: Encoders, snapshot: Snapshot, geometry: Geometry) -> None:
     """Fit to samples that are trained on; which, follows from their ids alone."""
-    reader = SampleReader(snapshot.out, encoders, cache_mb=0)
+    storage = open_storage(snapshot.out, create=False)
     # Their order is that of their ids, which are hashes: an even choice is a fair one.
     count = min(CLIPS, len(snapshot.train))
     chosen = [snapshot.train[index * len(snapshot.train) // count] for index in range(count)]
-    media = [reader.media(one, geometry.shape_of(one)) for one in chosen]
+    media = [
+        read_media(storage, one, geometry.shape_of(one), encoders.audio_rate_hz) for one in chosen
+    ]
     clips = {
         "video": [one.frames for one in media if one.frames is not None],
         "audio": [one.waveform for one in media if one.waveform is not None],

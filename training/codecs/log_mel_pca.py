@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import Literal
+from typing import ClassVar, Literal
 
 from pydantic import Field
 from torch import Tensor
@@ -20,6 +20,7 @@ class LogMelPcaSettings(AudioCodecSettings):
     """Principal components of a few log-mel spectra together; needs no weights."""
 
     kind: Literal["log-mel-pca"]
+    is_fitted: ClassVar[bool] = True
     rate_hz: int = Field(16_000, ge=1000, description="sample rate")
     mels: int = Field(64, ge=1, description="filters")
     frames: int = Field(4, ge=1, description="spectra, of 256 samples each, a latent")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable
-from typing import Literal
+from typing import ClassVar, Literal
 
 import torch
 from pydantic import Field
@@ -21,6 +21,7 @@ class PcaSettings(VideoCodecSettings):
     """Principal components of blocks in space and time: fitted in seconds, needs no weights."""
 
     kind: Literal["pca"]
+    is_fitted: ClassVar[bool] = True
     rows: int = Field(32, ge=1, description="of a block")
     columns: int = Field(32, ge=1, description="of a block")
     frames: int = Field(4, ge=1, description="of a block, after the first frame")

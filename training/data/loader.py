@@ -14,23 +14,13 @@ from torch import Tensor
 
 from manifests.store.storage import open_storage
 from training.data.encoders import Encoders
-from training.data.media import read_frames, read_waveform
+from training.data.latents import PARTS, Latents, Part
+from training.data.media import read_media
 from training.data.order import GlobalBatch, Position, Shape
-from training.data.samples import KeptSample, read_members
+from training.data.samples import KeptSample
 from training.text.encoder import pad_text
 
 _BYTES_OF_MB = 1 << 20
-
-
-@dataclasses.dataclass(frozen=True)
-class Media:
-    """A sample's frames [3, frames, rows, columns] and waveform [samples], both in [-1, 1].
-
-    None where it has none.
-    """
-
-    frames: Tensor | None
-    waveform: Tensor | None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -91,14 +81,22 @@ class SampleReader:
     Args:
         out: where the shards lie.
         encoders: of their media and captions.
+        latents: what was encoded before, if anything; the rest is encoded here.
         text_length: tokens that captions are padded to.
         cache_mb: memory for encoded samples.
     """
 
     def __init__(
-        self, out: str, encoders: Encoders, *, text_length: int = 0, cache_mb: int
+        self,
+        out: str,
+        encoders: Encoders,
+        *,
+        latents: Latents | None = None,
+        text_length: int = 0,
+        cache_mb: int,
     ) -> None:
         self._storage = open_storage(out, create=False)
+        self._latents = latents
         self._encoders = encoders
         self._text_length = text_length
         self._room = cache_mb * _BYTES_OF_MB
@@ -130,47 +128,31 @@ class SampleReader:
         """The empty caption encoded, [length, dim]; None if the model encodes captions itself."""
         if not self._encoders.has_text:
             return None
-        return pad_text(self._encoders.text([""])[0], self._text_length)
-
-    def media(self, sample: KeptSample, shape: Shape) -> Media:
-        """A sample's frames and waveform, as they are encoded.
-
-        Raises:
-            StorageError: `storage_missing` or `sample_corrupt`.
-            MediaError: `sample_unreadable`.
-        """
-        members = read_members(self._storage, sample)
-        subject = f"{self._storage.url(sample.shard)} ({sample.sample_id})"
-        frames = waveform = None
-        if shape.frames:
-            extension = "video.npy" if "video.npy" in members else "mp4"
-            frames = read_frames(
-                members[extension],
-                extension,
-                frames=shape.frames,
-                width=shape.width,
-                height=shape.height,
-                subject=subject,
-            )
-        if shape.audio_samples and sample.audio_samples:
-            waveform = read_waveform(
-                members["flac"] if "flac" in members else members["wav"],
-                samples=min(shape.audio_samples, sample.audio_samples),
-                rate_hz=self._encoders.audio_rate_hz,
-                subject=subject,
-            )
-        return Media(frames, waveform)
+        text = None if self._latents is None else self._latents.read_empty_text()
+        if text is None:
+            (text,) = self._encoders.text([""])
+        return pad_text(text, self._text_length)
 
     def _encode(self, sample: KeptSample, shape: Shape) -> Encoded:
-        media = self.media(sample, shape)
-        video = audio = text = None
-        if media.frames is not None:
-            video = self._encoders.video(media.frames[None])[0]
-        if media.waveform is not None:
-            audio = self._encoders.audio(media.waveform[None])[0]
-        if self._encoders.has_text:
+        video, audio, text = (self._made_before(sample, shape, part) for part in PARTS)
+        wanted = Shape(
+            0 if video is not None else shape.frames,
+            shape.height,
+            shape.width,
+            0 if audio is not None else shape.audio_samples,
+        )
+        if wanted.frames or wanted.audio_samples:
+            media = read_media(self._storage, sample, wanted, self._encoders.audio_rate_hz)
+            if media.frames is not None:
+                video = self._encoders.video(media.frames[None])[0]
+            if media.waveform is not None:
+                audio = self._encoders.audio(media.waveform[None])[0]
+        if text is None and self._encoders.has_text:
             (text,) = self._encoders.text([sample.caption or ""])
         return Encoded(video, audio, text)
+
+    def _made_before(self, sample: KeptSample, shape: Shape, part: Part) -> Tensor | None:
+        return None if self._latents is None else self._latents.read(sample, shape, part)
 
 
 class Loader:

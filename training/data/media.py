@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import io
 
 import av
@@ -12,7 +13,57 @@ from av.video.reformatter import Interpolation
 from torch import Tensor
 
 from manifests.errors import MediaError
+from manifests.store.storage import Storage
 from stages.media.open import open_container
+from training.data.order import Shape
+from training.data.samples import KeptSample, read_members
+
+
+@dataclasses.dataclass(frozen=True)
+class Media:
+    """A sample's frames [3, frames, height, width] and waveform [samples], None where it has none.
+
+    Both float32 in [-1, 1].
+    """
+
+    frames: Tensor | None
+    waveform: Tensor | None
+
+
+def read_media(storage: Storage, sample: KeptSample, shape: Shape, rate_hz: int) -> Media:
+    """A sample out of its shard, brought to a shape; sound is as long as it is, at most.
+
+    Args:
+        storage: where the shards lie.
+        sample: which one.
+        shape: what is used of it.
+        rate_hz: the sample rate that its audio must have.
+
+    Raises:
+        StorageError: `storage_missing` or `sample_corrupt`.
+        MediaError: `sample_unreadable`.
+    """
+    members = read_members(storage, sample)
+    subject = f"{storage.url(sample.shard)} ({sample.sample_id})"
+    frames = waveform = None
+    if shape.frames:
+        extension = "video.npy" if "video.npy" in members else "mp4"
+        frames = read_frames(
+            members[extension],
+            extension,
+            frames=shape.frames,
+            width=shape.width,
+            height=shape.height,
+            subject=subject,
+        )
+    if shape.audio_samples and sample.audio_samples:
+        waveform = read_waveform(
+            members["flac"] if "flac" in members else members["wav"],
+            samples=min(shape.audio_samples, sample.audio_samples),
+            rate_hz=rate_hz,
+            subject=subject,
+        )
+    return Media(frames, waveform)
 
 
 def read_frames(
