@@ -31,7 +31,7 @@ from stages.media.encode import (
 from stages.media.heartbeat import beat
 from stages.packing.shard import TAR_BLOCK_BYTES
 
-PACK_VERSION = 3
+PACK_VERSION = 4
 """Raise whenever conforming or encoding changes a sample's bytes."""
 
 
@@ -145,7 +145,7 @@ def write_sample(
 ) -> SampleFragment:
     """Conform and encode a clip, and write its members as a fragment of a tar file.
 
-    Members in order: `.mp4` or `.video.npy`, `.flac` or `.wav`, `.json`, `.txt`; a source without
+    Members in order: `.mp4` or `.video.npy`, `.flac` or `.wav`, `.json`, `.txt`; a clip without
     frames or without audio has no such member. The fragment appears under its name when whole,
     and holds one raw frame in memory at most.
 
@@ -160,7 +160,7 @@ def write_sample(
     _check_length(task, profile)
     sample_id = sample_id_of(task.clip_id, profile)
     has_video = task.source.modality == "video" and task.source.video_index is not None
-    has_audio = task.source.audio_index is not None
+    has_audio = task.source.audio_index is not None and not (has_video and _is_silent(task))
     width: int | None = None
     height: int | None = None
     if has_video:
@@ -203,6 +203,15 @@ def write_sample(
         audio_rate_hz=profile.audio_rate_hz if has_audio else None,
         audio_samples=samples if has_audio else None,
     )
+
+
+def _is_silent(task: SampleTask) -> bool:
+    """Whether the source has no sound in the clip, whose track begins later or ends before it.
+
+    Packed as silence it would pass for a clip with sound, and be trained on as one.
+    """
+    loudness = task.measurements.get("loudness") or {}
+    return bool(loudness.get("status") == "not_applicable")
 
 
 def _audio_samples(task: SampleTask, profile: PackProfile, *, alone: bool) -> int:

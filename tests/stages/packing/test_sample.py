@@ -180,6 +180,17 @@ def test_a_silent_film_has_no_sound_and_says_so(tmp_path: Path) -> None:
     assert fragment.audio_samples is fragment.audio_rate_hz is None
 
 
+def test_a_clip_that_its_sound_does_not_reach_has_none(clip: Path, tmp_path: Path) -> None:
+    """As silence it would pass for a clip with sound in joint training."""
+    nothing = {"loudness": {"status": "not_applicable"}}
+    task = task_for(clip, measurements=nothing)
+    fragment = write_sample(task, SMALL, tmp_path / "fragment.tar")
+    members = members_of(tmp_path / "fragment.tar")
+    assert list(members) == ["mp4", "json", "txt"]
+    assert json.loads(members["json"])["has_audio"] is False
+    assert fragment.audio_samples is fragment.audio_rate_hz is None
+
+
 def test_sound_alone_is_padded_with_silence(tmp_path: Path) -> None:
     path = tmp_path / "tone.wav"
     render_audio(path, AudioTrack(0.5 * np.ones(8 * 16_000, np.float32), 16_000, codec="pcm_s16le"))
