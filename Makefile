@@ -1,5 +1,5 @@
 # Two commands do everything on a machine with Python 3.11+, make and a C compiler:
-#   make demo   render a small raw bucket, curate it, train a tiny model on it, generate a clip
+#   make demo   render a small raw bucket, curate it, train a tiny model on it, generate clips
 #   make test   lint, types, tests; `make test-all` adds the soak, `make tests` leaves out the rest
 # Both make their own .venv first. PYTHON=python3.12 chooses an interpreter, DEMO=folder a place,
 # WORKERS=4 how many tests run side by side.
@@ -22,7 +22,6 @@ PYTEST := $(BIN)/pytest --numprocesses $(WORKERS) --dist loadfile --no-loadscope
 # What the demo trains on brings its own words; clips without any are measured, and rejected.
 CURATE := --set split.held_out_share=0.2 --set caption.backend=carried \
 	--set "gates.captioned=caption.model = 'carried'" --set pack.area_px=36864
-GENERATE = $(BIN)/twinreel generate $(DEMO)/run --scale 8
 
 demo: $(VENV)/installed
 	rm -rf $(DEMO)
@@ -30,18 +29,13 @@ demo: $(VENV)/installed
 	$(BIN)/twinreel curate $(DEMO)/raw --out $(DEMO)/out $(CURATE)
 	$(BIN)/twinreel verify $(DEMO)/out
 	$(BIN)/twinreel train tiny --data $(DEMO)/out --run $(DEMO)/run
-	$(GENERATE) --out $(DEMO)/ball.mp4 --prompt "A red ball bounces fast and low on green grass. \
-	  <AUDCAP>A dull thump at every bounce.<ENDAUDCAP>"
-	$(GENERATE) --out $(DEMO)/lamp.mp4 --prompt "A blue lamp blinks slowly in a dark room. \
-	  <AUDCAP>Very high long beeps.<ENDAUDCAP>"
-	$(GENERATE) --out $(DEMO)/speaker.mp4 --prompt "A person with dark hair speaks before a green \
-	  wall. <AUDCAP>A low voice says something.<ENDAUDCAP>"
+	$(BIN)/twinreel generate $(DEMO)/run --prompts examples/prompts.txt --out $(DEMO)/clips --scale 8
 	@echo
 	@echo "report:    $(DEMO)/out/report.html"
 	@echo "samples:   $(DEMO)/out/shards/"
 	@echo "manifests: $(DEMO)/out/manifests/   (try: $(BIN)/twinreel inspect $(DEMO)/out)"
 	@echo "run:       $(DEMO)/run/log.jsonl"
-	@echo "clips:     $(DEMO)/ball.mp4 $(DEMO)/lamp.mp4 $(DEMO)/speaker.mp4"
+	@echo "clips:     $(DEMO)/clips/   (what was asked for: examples/prompts.txt)"
 
 test: $(VENV)/installed-dev lint types tests
 

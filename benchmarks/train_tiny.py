@@ -1,11 +1,13 @@
-"""Does a model trained on the demo's shards learn, and does it read its conditions?
+"""Does a model of small tokens, trained on the demo's shards, learn and read its conditions?
 
-    python benchmarks/train_tiny.py [--folder DIR] [--out benchmarks/results/train_tiny.md]
+    python benchmarks/train_tiny.py [--recipe tiny-patches] [--folder DIR]
+        [--out benchmarks/results/train_tiny.md]
 
-Renders the demo bucket, curates it with a fifth of the sources held out, trains the recipe `tiny`,
-and measures the held-out loss with everything in place and with captions, video or audio taken
-from another held-out clip. Then trains on four clips alone, generates each from its caption, and
-compares it with the clip itself. Writes figures, curves and sheets of frames beside the report.
+Renders the demo bucket, curates it as `make demo` does, trains the recipe `tiny-patches` (or the
+demo's own, `tiny`, of which `benchmarks/demo_sheet.py` shows the clips), and measures the held-out
+loss with everything in place and with captions, video or audio taken from another held-out clip.
+Then trains on four clips alone, generates each from its caption, and compares it with the clip
+itself. Writes figures, curves and sheets of frames beside the report.
 """
 
 from __future__ import annotations
@@ -47,9 +49,12 @@ from training.recipe import SamplingSettings
 from training.run import read_dataset, read_recipe
 
 HERE = Path(__file__).parent
-FOUR = ("uri LIKE '%/faces/%'", "uri LIKE '%/pan%'", "uri LIKE '%/lamp%' AND text LIKE '%dark%'",
-        "uri LIKE '%/lamp%' AND text LIKE '%bright%'")  # fmt: skip
+FOUR = ("uri LIKE '%/ball%'", "uri LIKE '%/speaker%'", "uri LIKE '%/lamp%' AND text LIKE '%dark%'",
+        "uri LIKE '%/lamp%' AND text LIKE '%grey%'")  # fmt: skip
 """What the four clips to learn by heart are: told apart by their captions."""
+CURATION = ("split.held_out_share=0.2", "caption.backend=carried", "pack.area_px=36864",
+            "gates.captioned=caption.model = 'carried'")  # fmt: skip
+"""As the Makefile's demo."""
 OVERFIT_STEPS = 2500
 MEL_FILTERS = 80
 DB_OF_LOG10 = 20.0
@@ -60,6 +65,7 @@ def main() -> None:
     """Run all of it."""
     arguments = argparse.ArgumentParser(description=__doc__)
     arguments.add_argument("--folder", type=Path, default=Path("/tmp/twinreel-train-tiny"))
+    arguments.add_argument("--recipe", default="tiny-patches")
     arguments.add_argument("--out", type=Path, default=HERE / "results" / "train_tiny.md")
     arguments.add_argument("--overfit-steps", type=int, default=OVERFIT_STEPS)
     given = arguments.parse_args()
@@ -67,7 +73,7 @@ def main() -> None:
     report: Path = given.out
 
     out = curated(folder)
-    seconds = trained(folder / "run", out)
+    seconds = trained(given.recipe, folder / "run", out)
     table = conditions(folder / "run")
     draw_curves(folder / "run", report.with_suffix(".svg"))
 
@@ -76,13 +82,15 @@ def main() -> None:
         subprocess.run(["cp", "-r", str(out), str(four)], check=True)
         twinreel("select", four, "--set", f"gates.four=uri IN ({four_of(out)})")
     overfit_s = trained(
-        folder / "run_four", four, f"steps={given.overfit_steps}", "evaluation.samples=0",
-        "caption_dropout=0", "tasks={t2av: 1.0, i2av: 0, a2v: 0, v2a: 0}", "log.every=50",
-        "checkpoint.every=1000",
+        given.recipe, folder / "run_four", four, f"steps={given.overfit_steps}",
+        "evaluation.samples=0", "caption_dropout=0", "log.every=50",
+        "tasks={t2av: 1.0, i2av: 0, a2v: 0, v2a: 0}", "checkpoint.every=1000",
     )  # fmt: skip
     matches = overfitted(folder / "run_four", folder / "generated", report.parent)
     report.write_text(
-        written(folder, table, seconds, matches, overfit_s, given.overfit_steps, report)
+        written(
+            given.recipe, folder, table, seconds, matches, overfit_s, given.overfit_steps, report
+        )
     )
     print(f"wrote {report}")
 
@@ -111,17 +119,18 @@ def curated(folder: Path) -> Path:
     out = folder / "out"
     if not (out / "job.yaml").exists():
         twinreel("demo-bucket", folder / "raw")
-        twinreel("curate", folder / "raw", "--out", out, "--set", "split.held_out_share=0.2")
+        settings = (part for setting in CURATION for part in ("--set", setting))
+        twinreel("curate", folder / "raw", "--out", out, *settings)
     return out
 
 
-def trained(run: Path, out: Path, *settings: str) -> float:
+def trained(recipe: str, run: Path, out: Path, *settings: str) -> float:
     """Train unless that was done; how long it took by the log."""
     marker = run / "seconds.json"
     if not marker.exists():
         started = time.perf_counter()
         assignments = [part for setting in settings for part in ("--set", setting)]
-        twinreel("train", "tiny", "--data", out, "--run", run, "--resume", *assignments)
+        twinreel("train", recipe, "--data", out, "--run", run, "--resume", *assignments)
         marker.write_text(json.dumps(time.perf_counter() - started))
     return float(json.loads(marker.read_text()))
 
@@ -284,6 +293,7 @@ def draw_sheet(
 
 
 def written(
+    name: str,
     folder: Path,
     table: list[dict[str, Any]],
     seconds: float,
@@ -302,12 +312,13 @@ def written(
     text = [
         "# A tiny model on the demo's shards",
         "",
-        f"`python benchmarks/train_tiny.py --folder {folder}` on {os.cpu_count()} CPU cores"
-        f" ({platform.machine()}), torch {torch.__version__}, PyAV {av.__version__}. The split goes"
-        " by the files' paths, so another folder holds other clips out.",
+        f"`python benchmarks/train_tiny.py --recipe {name} --folder {folder}` on"
+        f" {os.cpu_count()} CPU cores ({platform.machine()}), torch {torch.__version__},"
+        f" PyAV {av.__version__}. The split goes by the files' paths, so another folder holds"
+        " other clips out.",
         "",
         "## Learning",
-        f"Recipe `tiny`, {recipe.steps} steps of {recipe.batch} samples on {len(snapshot.train)}"
+        f"Recipe `{name}`, {recipe.steps} steps of {recipe.batch} samples on {len(snapshot.train)}"
         f" clips, {len(snapshot.held_out)} clips of held-out sources; {seconds:.0f} s from command"
         f" to end, {rate:,.0f} tokens/s, {waits:.1%} of the time waiting for data.",
         "",

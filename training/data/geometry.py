@@ -40,8 +40,8 @@ class Geometry:
     def frame_size(self, width: int, height: int) -> tuple[int, int]:
         """Columns and rows that frames of this aspect are brought to, in whole tokens."""
         _, rows, columns = self.video.codec.stride
-        multiple = math.lcm(rows * self.patch[1], columns * self.patch[2])
-        return fit_size(width, height, area_px=self.video.area_px, multiple=multiple)
+        multiples = (columns * self.patch[2], rows * self.patch[1])
+        return fit_size(width, height, area_px=self.video.area_px, multiples=multiples)
 
     def clip(self, width: int, height: int) -> Shape:
         """The shape of a generated clip of this aspect, with as many frames as the recipe has."""
@@ -96,12 +96,17 @@ def geometry_of(recipe: Recipe) -> Geometry:
     return Geometry(recipe.video, recipe.audio, patch)
 
 
-def fit_size(width: int, height: int, *, area_px: int, multiple: int) -> tuple[int, int]:
-    """Width and height, multiples of `multiple`, nearest to an area at a frame's aspect.
+def fit_size(
+    width: int, height: int, *, area_px: int, multiples: tuple[int, int]
+) -> tuple[int, int]:
+    """Width and height, each a multiple of its own, nearest to an area at a frame's aspect.
 
     As Ovi's released code rounds them: 720 x 720 becomes 704 x 704 for multiples of 32.
     """
     aspect = width / height
     sides = ((area_px * aspect) ** 0.5, (area_px / aspect) ** 0.5)
-    fitted = [max(multiple, round(side / multiple) * multiple) for side in sides]
+    fitted = [
+        max(multiple, round(side / multiple) * multiple)
+        for side, multiple in zip(sides, multiples, strict=True)
+    ]
     return fitted[0], fitted[1]

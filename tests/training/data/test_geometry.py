@@ -10,19 +10,21 @@ from training.recipe import load_recipe
 
 
 @pytest.mark.parametrize(
-    ("size", "area_px", "multiple", "wanted"),
+    ("size", "area_px", "multiples", "wanted"),
     [
-        ((720, 720), 518_400, 32, (704, 704)),
-        ((960, 960), 921_600, 32, (960, 960)),
-        ((960, 540), 518_400, 32, (960, 544)),
-        ((540, 960), 518_400, 32, (544, 960)),
-        ((1000, 10), 2048, 8, (456, 8)),
+        ((720, 720), 518_400, (32, 32), (704, 704)),
+        ((960, 960), 921_600, (32, 32), (960, 960)),
+        ((960, 540), 518_400, (32, 32), (960, 544)),
+        ((540, 960), 518_400, (32, 32), (544, 960)),
+        ((1000, 10), 2048, (8, 8), (456, 8)),
+        ((256, 144), 2048, (64, 32), (64, 32)),
+        ((144, 256), 2048, (32, 64), (32, 64)),
     ],
 )
 def test_sizes_are_multiples_nearest_to_the_area(
-    size: tuple[int, int], area_px: int, multiple: int, wanted: tuple[int, int]
+    size: tuple[int, int], area_px: int, multiples: tuple[int, int], wanted: tuple[int, int]
 ) -> None:
-    assert fit_size(*size, area_px=area_px, multiple=multiple) == wanted
+    assert fit_size(*size, area_px=area_px, multiples=multiples) == wanted
 
 
 def sound_of(samples: int, frames: int = 0) -> KeptSample:
