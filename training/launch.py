@@ -8,7 +8,6 @@ from __future__ import annotations
 import logging
 import os
 import pickle
-import signal
 import sys
 import tempfile
 from pathlib import Path
@@ -16,9 +15,9 @@ from pathlib import Path
 from torch.distributed.elastic.multiprocessing.api import SignalException
 from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
 from torch.distributed.launcher.api import LaunchConfig, elastic_launch
-from torch.multiprocessing import _prctl_pr_set_pdeathsig  # type: ignore[attr-defined]
 
 from manifests.errors import TwinreelError
+from manifests.process import die_with_parent
 from training.train import TrainingRun, train
 from twinreel import _names
 
@@ -69,7 +68,7 @@ def launch(run: TrainingRun, ranks: int) -> None:
 def _rank(folder: Path) -> None:
     """One rank; a typed error is left in a file for the process that started it."""
     # It has a session of its own, and would go on where the process that started it is killed.
-    _prctl_pr_set_pdeathsig(signal.SIGKILL)
+    die_with_parent(os.getppid())
     with (folder / _RUN).open("rb") as file:
         sys.path[:] = pickle.load(file)
         run: TrainingRun = pickle.load(file)

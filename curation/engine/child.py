@@ -8,7 +8,6 @@ when the child's memory passes its limit.
 from __future__ import annotations
 
 import contextlib
-import ctypes
 import importlib
 import os
 import signal
@@ -24,6 +23,7 @@ from typing import Any, TypeVar, cast
 import psutil
 
 from manifests.errors import MediaError, TwinreelError, system_refuses
+from manifests.process import die_with_parent
 from stages.media.heartbeat import heard_by
 from twinreel import _names
 
@@ -32,7 +32,6 @@ _MODULE = "curation.engine.child"
 _POLL_S = 0.25
 _REPORT_EVERY_S = 1.0
 _START_PATIENCE_S = 120.0
-_PR_SET_PDEATHSIG = 1
 _ENDED_BY_OTHERS = frozenset(
     {signal.SIGKILL, signal.SIGTERM, signal.SIGHUP, signal.SIGINT, signal.SIGQUIT}
 )
@@ -276,18 +275,10 @@ def _unexpected(error: Exception) -> MediaError:
     )
 
 
-def _die_with_parent(parent: int) -> None:
-    """Have the kernel end this process when its parent dies, even inside a decoder that hangs."""
-    if sys.platform == "linux":
-        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
-        if os.getppid() != parent:
-            sys.exit(1)
-
-
 def _main() -> None:
     import cv2  # noqa: PLC0415 - the parent needs this module but not OpenCV
 
-    _die_with_parent(int(sys.argv[2]))
+    die_with_parent(int(sys.argv[2]))
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     cv2.setNumThreads(1)
     _serve(Connection(int(sys.argv[1])))

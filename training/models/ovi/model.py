@@ -40,21 +40,7 @@ class OviModel(JointModel):
         audio_text: Tensor | None = None,
         skip_blocks: Collection[int] = (),
     ) -> tuple[Tensor | None, Tensor | None]:
-        """Predict velocities.
-
-        Args:
-            video: noisy latent [B, C, F, H, W], or None to leave the tower out.
-            audio: noisy latent [B, L, C], or None to leave the tower out.
-            timestep: noise level [B] in 0..1000 of the generated tokens.
-            text: [B, T, text_dim], zero-padded.
-            video_given: bool [B, video tokens]: clean tokens, whose timestep is 0.
-            audio_given: bool [B, L], the same for audio.
-            audio_timestep: noise level [B] of the audio where it is not the video's.
-            audio_text: the audio's own text where it is not the video's (negative prompts).
-            skip_blocks: blocks that both towers pass over (guidance without them).
-
-        Returns:
-            (video velocity [B, C, F, H, W] or None, audio velocity [B, L, C] or None).
+        """Velocities of both towers, or of one where the other is left out: see `JointModel`.
 
         Raises:
             ValueError: a latent has another shape than expected.
