@@ -14,14 +14,14 @@ PACKAGES = ("curation", "stages", "manifests", "training", "twinreel")
 @pytest.mark.parametrize(
     ("package", "modules"),
     [
-        ("curation", {"config", "curate", "job", "resolve"}),
+        ("curation", {"config", "curate", "encode", "job", "resolve"}),
         ("stages", {"registry"}),
         ("manifests", {"errors", "fingerprint", "settings"}),
         (
             "training",
             {
-                *("checkpoint", "distributed", "journal", "launch", "plan", "recipe", "run"),
-                "train",
+                *("checkpoint", "distributed", "export", "journal", "launch", "parts", "plan"),
+                *("recipe", "run", "skipped", "train", "weights"),
             },
         ),
     ],
