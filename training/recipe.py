@@ -29,7 +29,7 @@ from training.codecs.pixels import PixelPatchesSettings
 from training.codecs.wan import WanSettings
 from training.generate.solver import SolverName
 from training.models.family import ModelSettings
-from training.models.lora import LoraSettings
+from training.models.lora import ADAPTERS, LoraSettings
 from training.models.registry import find_family
 from training.objective.flow import Prediction
 from training.objective.tasks import TaskName
@@ -173,7 +173,7 @@ class Recipe(Settings):
         (), description="released weights that the run starts from; the rest by the seed"
     )
     lora: LoraSettings | None = Field(
-        None, description="train small adapters of the model's maps, and nothing else"
+        None, description="small adapters of the model's maps, trained in the place of the rest"
     )
     video: VideoSettings
     audio: AudioSettings
@@ -193,6 +193,14 @@ class Recipe(Settings):
         if min(tasks.values(), default=0) < 0 or not sum(tasks.values()):
             raise ValueError("weights must not be negative, and one must be above 0")
         return {name: weight for name, weight in tasks.items() if weight}
+
+    @pydantic.model_validator(mode="before")
+    @classmethod
+    def _adapters_alone(cls, values: Any) -> Any:  # noqa: ANN401 - before validation
+        """Adapters are all that is trained, if there are any and nothing else is said."""
+        if isinstance(values, Mapping) and values.get("lora") is not None:
+            return {"trainable": ADAPTERS, **values}
+        return values
 
     @pydantic.field_validator("lora")
     @classmethod
@@ -229,6 +237,7 @@ class Recipe(Settings):
 
 
 _DEFAULT_FAMILY = "ovi"
+_EARLIER_NAMES = {"ovi": "ovi-fusion"}
 _FREE = {"steps", "evaluation", "checkpoint", "loader", "log", "sampling", "recompute"}
 
 
@@ -281,6 +290,7 @@ def differences(before: Mapping[str, Any], now: Mapping[str, Any], prefix: str =
 
 
 def _named(recipe: str) -> dict[str, Any]:
+    recipe = _EARLIER_NAMES.get(recipe, recipe)
     if recipe in recipe_names():
         text = (resources.files("training") / "recipes" / f"{recipe}.yaml").read_text()
         return dict(yaml.safe_load(text))

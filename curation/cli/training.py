@@ -25,7 +25,9 @@ if TYPE_CHECKING:
 
 Recipe = Annotated[
     str,
-    typer.Argument(help="A recipe's name (`tiny`, `ovi`) or a YAML file. See docs/training.md."),
+    typer.Argument(
+        help="A recipe's name (`tiny`, `ovi-fusion`, ...) or a YAML file. See docs/training.md."
+    ),
 ]
 Assignments = Annotated[
     list[str] | None,

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from training.data.geometry import geometry_of
 from training.models.family import InputFormat, JointModel
-from training.models.lora import add_adapters, is_adapter
+from training.models.lora import add_adapters
 from training.models.registry import find_family
 from training.objective.flow import Prediction, interpolate, velocity, velocity_towards
 from training.objective.keys import key
@@ -111,8 +111,6 @@ def build_generator(recipe: Recipe) -> Generator:
         torch.manual_seed(key("initialise", recipe.seed))
         text_encoder = None if recipe.text.is_frozen else recipe.text.build()
         model = build_model(recipe)
-        if recipe.lora is not None:
-            add_adapters(model, recipe.lora)
     generator = Generator(
         model,
         text_encoder,
@@ -122,15 +120,20 @@ def build_generator(recipe: Recipe) -> Generator:
         units=[f"model.{name}" for name in family.units(model)],
     )
     for name, parameter in generator.named_parameters():
-        parameter.requires_grad_(
-            is_trainable(name, recipe.trainable) if recipe.lora is None else is_adapter(name)
-        )
+        parameter.requires_grad_(is_trainable(name, recipe.trainable))
     return generator
 
 
 def build_model(recipe: Recipe) -> JointModel:
-    """The model alone; under `torch.device("meta")` it costs nothing."""
-    return find_family(recipe.model.family).build(recipe.model, input_format(recipe))
+    """The model alone, with its adapters; under `torch.device("meta")` it costs nothing.
+
+    Raises:
+        UsageError: `no_lora_targets`.
+    """
+    model = find_family(recipe.model.family).build(recipe.model, input_format(recipe))
+    if recipe.lora is not None:
+        add_adapters(model, recipe.lora)
+    return model
 
 
 def input_format(recipe: Recipe) -> InputFormat:

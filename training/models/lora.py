@@ -18,6 +18,8 @@ from manifests.errors import UsageError
 from manifests.settings import Settings
 
 _A, _B = ".lora_A.weight", ".lora_B.weight"
+ADAPTERS = (f"*{_A}", f"*{_B}")
+"""Patterns of the adapters' weights."""
 _PEFT_PREFIX = "base_model.model."
 
 
