@@ -29,7 +29,7 @@ from training.codecs.pixels import PixelPatchesSettings
 from training.codecs.wan import WanSettings
 from training.generate.solver import SolverName
 from training.models.family import ModelSettings
-from training.models.lora import ADAPTERS, LoraSettings
+from training.models.lora import LoraSettings
 from training.models.registry import find_family
 from training.objective.flow import Prediction
 from training.objective.tasks import TaskName
@@ -173,7 +173,7 @@ class Recipe(Settings):
         (), description="released weights that the run starts from; the rest by the seed"
     )
     lora: LoraSettings | None = Field(
-        None, description="small adapters of the model's maps, trained in the place of the rest"
+        None, description="train small adapters of the model's maps, and nothing else"
     )
     video: VideoSettings
     audio: AudioSettings
@@ -193,14 +193,6 @@ class Recipe(Settings):
         if min(tasks.values(), default=0) < 0 or not sum(tasks.values()):
             raise ValueError("weights must not be negative, and one must be above 0")
         return {name: weight for name, weight in tasks.items() if weight}
-
-    @pydantic.model_validator(mode="before")
-    @classmethod
-    def _adapters_alone(cls, values: Any) -> Any:  # noqa: ANN401 - before validation
-        """Adapters are all that is trained, if there are any and nothing else is said."""
-        if isinstance(values, Mapping) and values.get("lora") is not None:
-            return {"trainable": ADAPTERS, **values}
-        return values
 
     @pydantic.field_validator("lora")
     @classmethod

@@ -47,6 +47,11 @@ def test_the_fusion_stage_trains_what_the_paper_says_and_lora_a_hundredth() -> N
     assert adapters["parameters"] - adapters["trained_parameters"] == plan["parameters"]
     # Eight maps of two towers of thirty blocks: 32 x 3072 twice.
     assert adapters["trained_parameters"] == 8 * 2 * 30 * 2 * 32 * 3072
+    # Gradients come as far back, but none is taken of the maps' own weights.
+    forward = twinreel("plan", "train", "ovi-lora", "--set", "recompute=false", "--json").json()
+    both = twinreel("plan", "train", "ovi-fusion", "--set", "recompute=false", "--json").json()
+    share = forward["sample_tflop"] / both["sample_tflop"]
+    assert 0.85 < share < 0.92
 
 
 def test_small_twins_hand_their_weights_on(

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from training.data.geometry import geometry_of
 from training.models.family import InputFormat, JointModel
-from training.models.lora import add_adapters
+from training.models.lora import add_adapters, is_adapter
 from training.models.registry import find_family
 from training.objective.flow import Prediction, interpolate, velocity, velocity_towards
 from training.objective.keys import key
@@ -120,7 +120,9 @@ def build_generator(recipe: Recipe) -> Generator:
         units=[f"model.{name}" for name in family.units(model)],
     )
     for name, parameter in generator.named_parameters():
-        parameter.requires_grad_(is_trainable(name, recipe.trainable))
+        parameter.requires_grad_(
+            is_trainable(name, recipe.trainable) if recipe.lora is None else is_adapter(name)
+        )
     return generator
 
 

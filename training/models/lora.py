@@ -18,8 +18,6 @@ from manifests.errors import UsageError
 from manifests.settings import Settings
 
 _A, _B = ".lora_A.weight", ".lora_B.weight"
-ADAPTERS = (f"*{_A}", f"*{_B}")
-"""Patterns of the adapters' weights."""
 _PEFT_PREFIX = "base_model.model."
 
 
@@ -41,6 +39,10 @@ class LoraSettings(Settings):
     def scale(self) -> float:
         """Factor of an adapter's output."""
         return self.alpha / (math.sqrt(self.rank) if self.rank_stabilised else self.rank)
+
+    def adapts(self, module: str) -> bool:
+        """Whether a linear map gets an adapter, by its name in the model."""
+        return any(fnmatch.fnmatchcase(module, pattern) for pattern in self.targets)
 
 
 class LoraLinear(nn.Linear):
@@ -76,18 +78,15 @@ def add_adapters(model: nn.Module, settings: LoraSettings) -> None:
         UsageError: `no_lora_targets`: a pattern names no linear map.
     """
     linear = {name for name, one in model.named_modules() if isinstance(one, nn.Linear)}
-    chosen: set[str] = set()
     for pattern in settings.targets:
-        named = set(fnmatch.filter(linear, pattern))
-        if not named:
+        if not fnmatch.filter(linear, pattern):
             raise UsageError(
                 "no_lora_targets",
                 "No linear map of the model has such a name.",
                 subject=f"lora.targets: {pattern}",
                 remedy=f"Names are like {', '.join(sorted(linear)[:3])}.",
             )
-        chosen |= named
-    for name in sorted(chosen):
+    for name in filter(settings.adapts, sorted(linear)):
         base = model.get_submodule(name)
         assert isinstance(base, nn.Linear)
         model.set_submodule(name, LoraLinear(base, settings.rank, settings.scale))
