@@ -16,7 +16,7 @@ PACKAGES = ("curation", "stages", "manifests", "training", "twinreel")
     [
         ("curation", {"config", "curate", "encode", "job", "resolve"}),
         ("stages", {"registry"}),
-        ("manifests", {"errors", "fingerprint", "settings"}),
+        ("manifests", {"errors", "fingerprint", "process", "settings"}),
         (
             "training",
             {

@@ -49,7 +49,8 @@ def kept_samples_sql() -> str:
 
 def kept_samples(connection: duckdb.DuckDBPyConnection) -> list[KeptSample]:
     """Samples of kept clips, in the order in which they lie in the shards."""
-    rows = connection.sql(f"{kept_samples_sql()} ORDER BY shard, offset_bytes").to_arrow_table()
+    sql = f"FROM ({kept_samples_sql()}) ORDER BY shard, offset_bytes"
+    rows = connection.sql(sql).to_arrow_table()
     return [KeptSample(**row) for row in rows.to_pylist()]
 
 
