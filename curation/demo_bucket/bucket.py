@@ -156,13 +156,15 @@ def _scene_recipes(base: int) -> dict[str, Recipe]:
 
 
 def _face_recipes(base: int) -> dict[str, Recipe]:
+    talk = partial(talking_face_clip, shape=Shape(width=640, height=360, fps=25, duration_s=8.0))
+    pair = Shape(width=960, height=540, fps=25, duration_s=7.0)
     return {
-        "faces/synced_0.mp4": partial(talking_face_clip, offset_frames=0, seed=base + 20),
-        "faces/synced_early_5.mp4": partial(talking_face_clip, offset_frames=5, seed=base + 21),
-        "faces/synced_late_7.mp4": partial(talking_face_clip, offset_frames=-7, seed=base + 22),
-        "faces/swapped.mp4": partial(talking_face_clip, kind="swapped", seed=base + 23),
-        "faces/still_mouth.mp4": partial(talking_face_clip, kind="still", seed=base + 24),
-        "faces/two_faces.mp4": partial(two_faces_clip, seed=base + 25),
+        "faces/synced_0.mp4": partial(talk, offset_frames=0, seed=base + 20),
+        "faces/synced_early_5.mp4": partial(talk, offset_frames=5, seed=base + 21),
+        "faces/synced_late_7.mp4": partial(talk, offset_frames=-7, seed=base + 22),
+        "faces/swapped.mp4": partial(talk, kind="swapped", seed=base + 23),
+        "faces/still_mouth.mp4": partial(talk, kind="still", seed=base + 24),
+        "faces/two_faces.mp4": partial(two_faces_clip, seed=base + 25, shape=pair),
         "faces/rotated.mp4": partial(
             talking_face_clip,
             seed=base + 27,
