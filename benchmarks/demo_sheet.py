@@ -13,19 +13,22 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
+import io
 import json
 import textwrap
+from collections.abc import Iterable
 from pathlib import Path
 
 import matplotlib.pyplot as plt
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from PIL import Image
 
+from manifests.store.storage import open_storage
 from training.codecs.spectra import log_mel, mel_filters
-from training.data.encoders import Encoders
 from training.data.geometry import geometry_of
-from training.data.loader import SampleReader
+from training.data.media import read_media
 from training.data.samples import KeptSample
 from training.generate.request import Request
 from training.generate.sampler import Sampler
@@ -73,11 +76,11 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=Path("benchmarks/results/demo.md"))
     given = parser.parse_args()
     recipe, snapshot = read_recipe(given.run), read_dataset(given.run)
-    encoders = Encoders.of(recipe, torch.device("cpu"))
-    reader, geometry = SampleReader(snapshot.out, encoders, cache_mb=0), geometry_of(recipe)
+    storage, geometry = open_storage(snapshot.out, create=False), geometry_of(recipe)
 
     def shown(sample: KeptSample) -> Shown:
-        media = reader.media(sample, geometry.shape_of(sample))
+        shape = geometry.shape_of(sample)
+        media = read_media(storage, sample, shape, recipe.audio.codec.rate_hz)
         assert media.frames is not None and media.waveform is not None
         pixels = ((media.frames.permute(1, 2, 3, 0) + 1) * 127.5).round().byte().numpy()
         return Shown(pixels, media.waveform.numpy(), sample.caption or "")
@@ -101,8 +104,8 @@ def main() -> None:
     given.out.write_text(report(given.run, len(trained), lines, exact_db, given.sheet))
 
 
-def chosen(held_out: list[KeptSample], count: int, seen: set[str]) -> list[KeptSample]:
-    """The first held-out samples of each kind, one for each caption, none that was trained on."""
+def chosen(held_out: Iterable[KeptSample], count: int, seen: set[str]) -> list[KeptSample]:
+    """Held-out samples of each kind whose words were not trained on, as far apart as words sort."""
     found: list[KeptSample] = []
     for kind in KINDS:
         captions: dict[str, KeptSample] = {}
@@ -110,7 +113,9 @@ def chosen(held_out: list[KeptSample], count: int, seen: set[str]) -> list[KeptS
             words = sample.caption or ""
             if f" {kind} " in words.partition("<")[0] and words not in seen:
                 captions.setdefault(words, sample)
-        found += list(captions.values())[:count]
+        ordered = sorted(captions)
+        places = np.linspace(0, len(ordered) - 1, min(count, len(ordered))).round()
+        found += [captions[ordered[int(place)]] for place in places]
     return found
 
 
@@ -148,7 +153,7 @@ def draw(pairs: list[tuple[Shown, Nearest]], path: Path) -> None:
     """Two rows a prompt: what was generated, and under it the nearest training clip."""
     filters = mel_filters(16_000, _MELS)
     figure, axes = plt.subplots(
-        2 * len(pairs), 2, figsize=(11, 1.32 * len(pairs)), width_ratios=(3.4, 1)
+        2 * len(pairs), 2, figsize=(11, 1.36 * len(pairs)), width_ratios=(4.2, 1)
     )
     for row, (clip, near) in enumerate(pairs):
         at = np.linspace(2, len(clip.frames) - 3, STILLS).round().astype(int)
@@ -156,7 +161,9 @@ def draw(pairs: list[tuple[Shown, Nearest]], path: Path) -> None:
         moved = (at + near.shift).clip(0, len(near.clip.frames) - 1)
         for line, (what, picked) in enumerate(((clip, at), (near.clip, moved))):
             left, right = axes[2 * row + line]
-            left.imshow(np.concatenate(what.frames[picked], axis=1), interpolation="nearest")
+            left.imshow(
+                np.concatenate(what.frames[picked], axis=1), interpolation="nearest", aspect="auto"
+            )
             mel = log_mel(torch.from_numpy(what.waveform)[None], filters)[0]
             right.imshow(mel, origin="lower", aspect="auto", vmin=-4, vmax=1)
             title = f"{'nearest in training' if line else 'prompt'}: {what.caption}"
@@ -165,8 +172,11 @@ def draw(pairs: list[tuple[Shown, Nearest]], path: Path) -> None:
                 axis.set(xticks=[], yticks=[])
     figure.tight_layout(pad=0.2, h_pad=0.25)
     path.parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(path, dpi=75, metadata={"Software": None})
+    drawn = io.BytesIO()
+    figure.savefig(drawn, dpi=75)
     plt.close(figure)
+    # 256 colours do: a third of the bytes.
+    Image.open(drawn).convert("RGB").quantize(256).save(path, optimize=True)
 
 
 def report(run: Path, trained: int, lines: list[str], exact_db: float, sheet: Path) -> str:
@@ -179,7 +189,8 @@ def report(run: Path, trained: int, lines: list[str], exact_db: float, sheet: Pa
             "",
             "`make demo`, then `python -m benchmarks.demo_sheet demo/run`: recipe `tiny`, "
             f"{steps} steps on {trained} clips. Prompts are captions of held-out files; no training"
-            " clip has their words, though each of the words was trained on in other company.",
+            " clip has their words, though each of the words was trained on in other company. Of each"
+            " kind, the captions that sort first and last are shown.",
             "",
             f"![stills and spectrograms](../../{sheet.as_posix()})",
             "",
