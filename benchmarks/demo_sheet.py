@@ -189,8 +189,8 @@ def report(run: Path, trained: int, lines: list[str], exact_db: float, sheet: Pa
             "",
             "`make demo`, then `python -m benchmarks.demo_sheet demo/run`: recipe `tiny`, "
             f"{steps} steps on {trained} clips. Prompts are captions of held-out files; no training"
-            " clip has their words, though each of the words was trained on in other company. Of each"
-            " kind, the captions that sort first and last are shown.",
+            " clip has their words, though each of the words was trained on in other company. Of"
+            " each kind, the captions that sort first and last are shown.",
             "",
             f"![stills and spectrograms](../../{sheet.as_posix()})",
             "",
