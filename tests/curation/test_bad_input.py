@@ -278,6 +278,7 @@ def test_the_summary_names_the_failed_files(misbehaving: tuple[Path, Finished]) 
     assert all(name in text.out for name in ("segfault.mp4", "decoder_hung", "gone.mp4"))
 
 
+@pytest.mark.soak
 def test_what_a_killed_decoder_leaves_is_done_by_the_next_run(clip: Path, tmp_path: Path) -> None:
     """Its decoder is killed from outside, as where memory runs out: on every try of a run."""
     raw, outage = tmp_path / "raw", tmp_path / "outage"

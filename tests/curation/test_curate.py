@@ -186,6 +186,7 @@ def test_other_gates_decide_again_without_decoding(
     assert len(rows(out, "SELECT clip_id FROM dataset WHERE state = 'keep'")) == len(levels)
 
 
+@pytest.mark.soak
 @pytest.mark.usefixtures("engine")
 def test_another_clip_length_decodes_nothing_for_signals(
     done: tuple[Path, Summary], bucket: Path, tmp_path: Path

@@ -209,6 +209,7 @@ def test_a_job_that_has_lost_the_output_leaves_its_results_alone(
     assert (finish.out / SELECTION).read_bytes() == before
 
 
+@pytest.mark.soak
 def test_a_first_job_can_be_looked_at_while_it_runs(
     finished: Finish, engine: InProcessEngine, tmp_path: Path
 ) -> None:
@@ -299,6 +300,7 @@ def stage_removed(name: str) -> Iterator[None]:
             registry.update(all_of_them)
 
 
+@pytest.mark.soak
 def test_a_stage_that_is_no_more_is_still_seen(finish: Finish) -> None:
     before = finish.seen()
     with stage_removed("picture"):

@@ -50,6 +50,7 @@ def results(outcomes: Iterator[Outcome]) -> list[object]:
     return sorted(outcome.result for outcome in found)
 
 
+@pytest.mark.soak
 def test_workers_without_a_place_are_given_nothing(make: Make) -> None:
     engine = make(workers=(os.cpu_count() or 1) + 3)
     assert results(engine.run(doubles(40))) == [2 * number for number in range(40)]

@@ -125,6 +125,7 @@ class Maker:
     remote: Callable[[Any], Model]
 
 
+@pytest.mark.soak
 def test_a_model_that_one_node_lacks_leaves_the_work_to_the_others(run: Run) -> None:
     lacking, there = Model(LACKS_WEIGHTS), Model(None)
     for models in ((lacking, there), (there, lacking)):

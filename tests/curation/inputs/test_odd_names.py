@@ -61,6 +61,7 @@ def job(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[list[str], A
         yield arguments, client, twinreel_process(*arguments, environment=environment)
 
 
+@pytest.mark.soak
 def test_the_good_file_is_kept_and_each_odd_one_works_or_has_its_row(
     job: tuple[list[str], Any, Finished],
 ) -> None:
@@ -91,6 +92,7 @@ def test_the_good_file_is_kept_and_each_odd_one_works_or_has_its_row(
     assert (twinreel("verify", OUT).code, "\x1b" in finished.out) == (0, False)
 
 
+@pytest.mark.soak
 def test_a_second_run_has_nothing_to_do_and_says_so_in_ascii(
     job: tuple[list[str], Any, Finished],
 ) -> None:

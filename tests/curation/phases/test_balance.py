@@ -87,6 +87,7 @@ def test_shares_hold_and_clips_keep_their_places_when_files_are_added(tmp_path: 
         assert len(after[shape]) / total == pytest.approx(share, abs=0.02)
 
 
+@pytest.mark.soak
 def test_other_gates_change_who_competes(tmp_path: Path) -> None:
     raw, out = tmp_path / "raw", tmp_path / "out"
     for name, size in (("wide", WIDE), ("tall", TALL), ("square", SQUARE)):

@@ -116,7 +116,7 @@ def overwrite(out: Path, stage: str, mark: dict[str, Any]) -> None:
     store.commit({"clips": rows})
 
 
-@pytest.mark.parametrize("failed", [False, True])
+@pytest.mark.parametrize("failed", [pytest.param(False, marks=pytest.mark.soak), True])
 def test_what_was_said_over_a_failure_for_now_is_taken_back(
     raw: Path, tmp_path: Path, engine: InProcessEngine, failed: bool
 ) -> None:
@@ -168,7 +168,7 @@ def test_a_gate_on_the_status_waits_for_what_failed_for_now(
     ("stage", "reader", "precondition"),
     [
         ("faces", "sync", "speech.speech_ratio >= 0 AND faces.kind <> 'none'"),
-        ("loudness", "audio_quality", None),
+        pytest.param("loudness", "audio_quality", None, marks=pytest.mark.soak),
     ],
 )
 def test_what_it_reads_failed_for_good_and_so_does_it(
@@ -226,7 +226,7 @@ class MadeUpLook(ModelStage[MotionParameters, None, None]):
         raise NotImplementedError
 
 
-@pytest.mark.parametrize("retryable", [True, False])
+@pytest.mark.parametrize("retryable", [True, pytest.param(False, marks=pytest.mark.soak)])
 def test_a_model_waits_for_the_signals(
     raw: Path, tmp_path: Path, engine: InProcessEngine, monkeypatch: pytest.MonkeyPatch,
     retryable: bool,

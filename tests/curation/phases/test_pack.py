@@ -122,6 +122,7 @@ def made(engine: InProcessEngine) -> list[str]:
     return found
 
 
+@pytest.mark.soak
 def test_a_file_that_is_away_for_now_is_packed_by_the_next_run_as_if_nothing_had_been(
     bucket: Bucket, undisturbed: Path, tmp_path: Path, engine: InProcessEngine, away: Any
 ) -> None:

@@ -104,6 +104,7 @@ def test_a_clip_with_a_known_offset_comes_out_of_pack_in_sync(tmp_path: Path) ->
     assert all(abs(row["sync"]["offset_frames"]) <= 1.0 for row in repaired)
 
 
+@pytest.mark.soak
 def test_without_repair_sound_stays_where_it_was_and_the_sample_is_another(tmp_path: Path) -> None:
     raw, out = tmp_path / "raw", tmp_path / "out"
     raw.mkdir()

@@ -253,7 +253,7 @@ def test_a_decode_segment_of_a_good_source_is_told_and_decoded_again(
     assert select(tmp_path, EVERYTHING) == undisturbed
 
 
-@pytest.mark.parametrize("stage", ["loudness", "shots"])
+@pytest.mark.parametrize("stage", [pytest.param("loudness", marks=pytest.mark.soak), "shots"])
 def test_one_signal_that_fails_for_now_is_measured_again_and_reaches_the_clips(
     clip: Path, undisturbed: list[dict[str, Any]], tmp_path: Path, engine: InProcessEngine,
     monkeypatch: pytest.MonkeyPatch, stage: str,
@@ -309,9 +309,13 @@ def test_clips_that_failed_for_now_are_told_and_those_that_lack_a_backend_apart(
 @pytest.mark.parametrize(
     ("function", "sql"),
     [
-        ("probe", "SELECT error FROM sources"),
+        pytest.param("probe", "SELECT error FROM sources", marks=pytest.mark.soak),
         ("measure_unit", "SELECT error FROM units"),
-        ("measure_clip", "SELECT sync.error FROM dataset WHERE sync.status = 'failed'"),
+        pytest.param(
+            "measure_clip",
+            "SELECT sync.error FROM dataset WHERE sync.status = 'failed'",
+            marks=pytest.mark.soak,
+        ),
     ],
 )
 def test_what_hangs_is_tried_by_one_more_run(

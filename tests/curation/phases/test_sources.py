@@ -120,7 +120,14 @@ def test_a_head_that_fails_later_changes_nothing(
     assert job.seconds() == pytest.approx(2.0, abs=0.01)
 
 
-@pytest.mark.parametrize("code", ["storage_failed", "storage_denied", "storage_missing"])
+@pytest.mark.parametrize(
+    "code",
+    [
+        "storage_missing",
+        pytest.param("storage_failed", marks=pytest.mark.soak),
+        pytest.param("storage_denied", marks=pytest.mark.soak),
+    ],
+)
 def test_a_head_that_fails_at_first_costs_a_row_until_it_does_not(
     job: Watched, code: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -146,7 +153,9 @@ def test_a_head_that_fails_at_first_costs_a_row_until_it_does_not(
         assert job.run().did_nothing
 
 
-@pytest.mark.parametrize("number", [errno.ESTALE, errno.ENOENT])
+@pytest.mark.parametrize(
+    "number", [errno.ESTALE, pytest.param(errno.ENOENT, marks=pytest.mark.soak)]
+)
 def test_a_local_file_that_cannot_be_looked_at_for_now(
     job: Watched, tmp_path: Path, number: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
