@@ -8,7 +8,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 DEMO ?= demo
-WORKERS ?= 2
+WORKERS ?= 3
 # The CPU build of torch is a tenth of the CUDA build. Where there is no NVIDIA driver it is looked
 # for in PyTorch's own index, if that can be reached; otherwise pip's default decides.
 TORCH_CPU_INDEX := https://download.pytorch.org/whl/cpu
