@@ -35,6 +35,7 @@ from curation.demo_bucket.sounds import silence, speech_like_sound, stereo, tone
 from curation.demo_bucket.truth import TRUTH_FILE, BucketTruth, ClipTruth
 from manifests.errors import UsageError
 from stages.media.blocks import Margins
+from twinreel._names import claim
 
 Recipe = Callable[[Path], ClipTruth]
 
@@ -74,7 +75,9 @@ def render_bucket(
             if processes > 1:
                 # Not forked: the libraries that draw and encode have threads of their own.
                 context = multiprocessing.get_context("spawn")
-                pool = stack.enter_context(ProcessPoolExecutor(processes, context))
+                # Before they are given anything: they look for our names in the working folder too.
+                executor = ProcessPoolExecutor(processes, context, initializer=claim)
+                pool = stack.enter_context(executor)
                 rendered = pool.map(render, sorted(recipes))
             for clip in rendered:
                 clips.append(clip)
